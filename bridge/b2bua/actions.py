@@ -1,0 +1,121 @@
+"""What the core asks of the shell (actions) and what an operator asks of the core (commands).
+
+`Transmit` (from bridge.sip.events) is the most frequent action. Every input to the core is followed by draining
+`Core.poll()` until it returns None, in one place: bridge/net/driver.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from bridge.media.relay import LegMedia, LegName, SessionLabel
+from bridge.sip.events import Address, Flow, Transmit
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Ask for the addresses of a next hop (RFC 3263). ``id`` comes back with the answer; port None means: not given."""
+
+    id: int
+    host: str
+    port: int | None
+    transport: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """Answer a `Query`: addresses in order of preference, or none and the problem in plain words."""
+
+    addresses: tuple[Address, ...]
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolve:
+    """Look up a next hop; the answer comes back by `Core.resolved`."""
+
+    query: Query
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """Open a relay session; the relay's `SessionOpened` or `SessionRefused` comes back by `Core.relay_event`."""
+
+    session: int
+    label: SessionLabel
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateSession:
+    session: int
+    leg: LegName
+    media: LegMedia
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSession:
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class TapSession:
+    session: int
+    path: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A call has ended: its record, with the keys of the contract, ready for JSON."""
+
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Something happened that log, ladder, metrics and live page may want; the core itself never logs.
+
+    ``kind`` is one of ``received`` and ``sent`` (a SIP message: ``data``, ``flow``, ``method``, ``status``,
+    ``retransmission``), ``rejected`` (an input dropped or refused: ``text`` is the reason label of
+    ``sip_rejected_total``), ``state`` (a call changed state: ``text``), ``relay`` (a relay event: ``text``) and ``bug`` (an
+    exception of ours, contained: ``text`` is the traceback). ``call`` is the record id of the call, "" if none.
+    ``leg`` is the side that the peer belongs to, None for a stranger.
+    """
+
+    kind: str
+    at: float
+    call: str = ""
+    leg: LegName | None = None
+    text: str = ""
+    flow: Flow | None = None
+    method: str = ""
+    status: int = 0
+    retransmission: bool = False
+    data: bytes = b""
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+Action = Transmit | Resolve | OpenSession | UpdateSession | CloseSession | TapSession | Record | Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Refuse new calls with 503 and let those in progress end."""
+
+
+@dataclass(frozen=True, slots=True)
+class HangUp:
+    """End one call (its record id), or every call when ``call`` is None."""
+
+    call: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """Write the packets of one live call to ``path``; None ends it."""
+
+    call: str
+    path: str | None
+
+
+Command = Drain | HangUp | Tap

@@ -1,0 +1,77 @@
+"""The neutral language of call control: what the two legs of a call say to each other through the call.
+
+A leg turns SIP into these events and these into SIP; it knows nothing of the other leg. Descriptions travel as the
+sender's peer wrote them: the call anchors them for the other side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bridge.sdp.session import Description
+from bridge.sip.message import Header
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a call, an attempt or a leg ended: the SIP status behind it and the Reason headers to carry (RFC 3326)."""
+
+    status: int
+    reason: str
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A peer wants a call. ``offer`` is None for an INVITE without SDP."""
+
+    offer: Description | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ringing:
+    """The peer's phone rings (180, 181, 182 or a 183 without SDP)."""
+
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The peer sends early media (183 or 180 with SDP)."""
+
+    status: int
+    description: Description
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The peer accepted the call."""
+
+    description: Description | None
+    headers: tuple[Header, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """The peer, or its silence, refused the call before it was answered."""
+
+    cause: Cause
+    headers: tuple[Header, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hangup:
+    """The peer ended the call: BYE after the answer, CANCEL before it, or a dialog that died under us."""
+
+    cause: Cause
+    headers: tuple[Header, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reoffer:
+    """The peer offers a changed description within the call (re-INVITE)."""
+
+    offer: Description
+
+
+ControlEvent = Setup | Ringing | Progress | Answer | Reject | Hangup | Reoffer
