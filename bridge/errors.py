@@ -23,12 +23,16 @@ class ConfigError(Exception):
 
 
 class PeerError(Exception):
-    """Report a fault of the peer's, which becomes the SIP response ``status reason``."""
+    """Report a fault of the peer's, which becomes the SIP response ``status reason``.
 
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(status, reason)
+    ``headers`` are (name, value) pairs that the response must carry (Allow with 405, Unsupported with 420 …).
+    """
+
+    def __init__(self, status: int, reason: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(status, reason, headers)
         self.status = status
         self.reason = reason
+        self.headers = headers
 
     def __str__(self) -> str:
         return f"{self.status} {self.reason}"

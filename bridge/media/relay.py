@@ -59,7 +59,8 @@ class LegMedia:
     window, in which the source may still replace what is latched; after it the socket is connected.
     ``fill_after_ms``: silence frames go to this peer once nothing was sent to it for so long; None: no fill. Fill
     starts at once (first frame right away) if nothing has ever been sent to the peer. ``fill_payload_type`` names the
-    G.711 format of those frames and must be in ``payloads``.
+    G.711 format of those frames and must be in ``payloads``. ``silent_after``: seconds without RTP and RTCP from this peer
+    after which `MediaSilent` is reported, once for each silence; counted from the update that sets it. None: never.
     """
 
     remote_rtp: Address | None
@@ -73,6 +74,7 @@ class LegMedia:
     fill_payload_type: int | None
     permitted: tuple[str, ...] = ()
     latch_for: float = 1.0
+    silent_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +175,18 @@ class MediaStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class MediaSilent:
+    """Neither RTP nor RTCP came from the peer of this leg for its ``silent_after``.
+
+    It is reported early, after 3 s without either, where the network says that the peer's port is closed (ICMP).
+    """
+
+    session: int
+    leg: LegName
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class SessionClosed:
     """The session is over: its ports rest in quarantine and this is its final report."""
 
@@ -180,7 +194,7 @@ class SessionClosed:
     report: SessionReport
 
 
-RelayEvent = SessionOpened | SessionRefused | MediaStarted | SessionClosed
+RelayEvent = SessionOpened | SessionRefused | MediaStarted | MediaSilent | SessionClosed
 
 
 class Relay(Protocol):
