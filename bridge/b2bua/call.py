@@ -72,16 +72,15 @@ class Exchange:
 class Call:
     """Bring a caller's leg together with the first target that answers, and keep the two until one leaves."""
 
-    def __init__(
-        self, session: int, record: CallRecord, caller: Leg, dialled: Dialled, targets: list[Target], exchange: Exchange
-    ) -> None:
+    caller: Leg
+
+    def __init__(self, session: int, record: CallRecord, exchange: Exchange) -> None:
         self.session = session
         self.record = record
-        self.caller = caller
         self.callee: Leg | None = None
         self.state = CallState.OPENING
-        self._dialled = dialled
-        self._targets = targets
+        self._dialled: Dialled | None = None
+        self._targets: list[Target] = []
         self._addresses: list[tuple[Target, Address]] = []  # the current target's, still to be tried
         self._exchange = exchange
         self._ports: SessionOpened | None = None
@@ -93,11 +92,23 @@ class Call:
 
     # -- inputs ----------------------------------------------------------------------------------------------------
 
-    def begin(self, now: float) -> None:
+    def begin(self, caller: Leg, dialled: Dialled, targets: list[Target], now: float) -> None:
         """Ask for relay ports; the first target is dialled when they are there."""
-        ringing_after = self.caller.peer.profile.ringing_after
-        self._exchange.set_timer(self, Timer.RINGING, now + ringing_after)
+        self.caller, self._dialled, self._targets = caller, dialled, targets
+        self._note_leg(caller)
+        self._exchange.set_timer(self, Timer.RINGING, now + caller.peer.profile.ringing_after)
         self._exchange.act(OpenSession(self.session, SessionLabel(self.record.carrier, self.record.platform)))
+
+    def refuse(
+        self, caller: Leg, cause: Cause, reason: Reason, now: float, headers: tuple[Header, ...] = ()
+    ) -> None:
+        """Turn the caller away before anything was begun."""
+        self.caller = caller
+        self._note_leg(caller)
+        self.state = CallState.DIALLING
+        caller.reject(cause, now, headers)
+        self.record.status = cause.status
+        self._end(cause, reason, "bridge", caller, now)
 
     def receive(self, leg: Leg, event: ControlEvent, now: float) -> None:
         """Take a control event of one of the legs."""
@@ -117,7 +128,7 @@ class Call:
     def refused(self, event: SessionRefused, now: float) -> None:
         if self.state is CallState.OPENING:
             self._trace("relay", event.reason, now)
-            self._ports = None
+            self.state = CallState.DIALLING  # there is no session to close
             self._give_up(Cause(503, "No Media Ports"), Reason.NO_PORTS, now, retry_after=10)
 
     def resolved(self, query: Query, resolution: Resolution, now: float) -> None:
@@ -156,9 +167,9 @@ class Call:
             case Timer.REPORT:
                 self._finish(None, now)
 
-    def hang_up(self, reason: Reason, ended_by: str, now: float, status: int = 503) -> None:
-        """End the call from outside: an operator, a drain deadline, or a bug of ours."""
-        self._end(Cause(status, "Ended By Operator"), reason, ended_by, None, now)
+    def hang_up(self, cause: Cause, reason: Reason, ended_by: str, now: float) -> None:
+        """End the call from outside: an operator, or a bug of ours."""
+        self._end(cause, reason, ended_by, None, now)
 
     # -- looking for a target --------------------------------------------------------------------------------------
 
@@ -187,14 +198,17 @@ class Call:
         if flow is None:
             self._attempt_failed(Cause(503, f"No {target.transport} listener"), now)
             return
+        assert self._dialled is not None
         exchange, name = self._exchange, self.caller.name.other
         asked = invitation(target, self._dialled, exchange.our_host(flow))
         try:
-            offer = make_offer(self.caller.remote_description, _policy(target.peer), self._anchor(name))
+            offer = make_offer(self.caller.remote_description, codec_policy(target.peer), self._anchor(name))
         except PeerError as error:
             self._attempt_failed(Cause(error.status, error.reason), now)
             return
-        self.callee = Leg(name, target.peer, flow, exchange.contact(flow), exchange.switchboard, self.receive)
+        self.callee = Leg(
+            name, target.peer, flow, exchange.contact(flow), self.record.id, exchange.switchboard, self.receive
+        )
         self.record.request_uri = asked.request_uri
         profile = target.peer.profile
         exchange.set_timer(self, Timer.RESPONSE, now + profile.response_deadline)
@@ -323,7 +337,7 @@ class Call:
 
     def _answer_for_caller(self, chosen: Description) -> Description:
         offer = self.caller.remote_description
-        policy = _policy(self.caller.peer)
+        policy = codec_policy(self.caller.peer)
         anchor = self._anchor(self.caller.name)
         if offer is None:
             return make_offer(chosen, policy, anchor)
@@ -389,9 +403,9 @@ class Call:
             if leg is not None and leg is not left:
                 leg.hang_up(cause, (), now)
         self.record.reason, self.record.ended_by, self.record.ended_at = reason, ended_by, now
-        had_ports = self._ports is not None or self.state is CallState.OPENING
+        has_session = self._ports is not None or self.state is CallState.OPENING
         self._enter(CallState.ENDING, now)
-        if had_ports and reason is not Reason.NO_PORTS:
+        if has_session:
             self._exchange.set_timer(self, Timer.REPORT, now + REPORT_FOR)
             self._exchange.act(CloseSession(self.session))
         else:
@@ -432,7 +446,8 @@ class Call:
         self._exchange.act(Trace(kind, now, call=self.record.id, text=text))
 
 
-def _policy(peer: Peer) -> CodecPolicy:
+def codec_policy(peer: Peer) -> CodecPolicy:
+    """Return what a peer's profile lets us negotiate with it."""
     profile = peer.profile
     return CodecPolicy(profile.codecs, profile.telephone_event, profile.ptime_ms)
 

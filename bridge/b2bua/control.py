@@ -22,13 +22,6 @@ class Cause:
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
-    """A peer wants a call. ``offer`` is None for an INVITE without SDP."""
-
-    offer: Description | None
-
-
-@dataclass(frozen=True, slots=True)
 class Ringing:
     """The peer's phone rings (180, 181, 182 or a 183 without SDP)."""
 
@@ -74,4 +67,4 @@ class Reoffer:
     offer: Description
 
 
-ControlEvent = Setup | Ringing | Progress | Answer | Reject | Hangup | Reoffer
+ControlEvent = Ringing | Progress | Answer | Reject | Hangup | Reoffer

@@ -10,7 +10,7 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bridge.b2bua.control import Answer, Cause, ControlEvent, Hangup, Progress, Reject, Reoffer, Ringing, Setup
+from bridge.b2bua.control import Answer, Cause, ControlEvent, Hangup, Progress, Reject, Reoffer, Ringing
 from bridge.b2bua.routing import Invitation, is_address, is_private, passing
 from bridge.config import Peer
 from bridge.errors import PeerError
@@ -62,6 +62,7 @@ class Leg:
         peer: Peer,
         flow: Flow,
         contact: str,
+        record_id: str,
         switchboard: Switchboard,
         receiver: Callable[[Leg, ControlEvent, float], None],
     ) -> None:
@@ -69,6 +70,7 @@ class Leg:
         self.peer = peer
         self.flow = flow
         self.contact = contact
+        self.record_id = record_id
         self.state = LegState.IDLE
         self.call_id = ""
         self.local_tag = ""
@@ -92,6 +94,11 @@ class Leg:
         """The dialog identifiers by which a request of the peer's finds this leg."""
         return self.call_id, self.local_tag
 
+    @property
+    def calling(self) -> bool:
+        """Whether the call of this leg is ours: we sent its INVITE."""
+        return self._invite is not None or self.state is LegState.CALLING
+
     # -- toward the peer: a call of ours ---------------------------------------------------------------------------
 
     def call(self, invitation: Invitation, offer: sdp.Description, now: float) -> None:
@@ -111,15 +118,15 @@ class Leg:
         for header in invitation.headers:
             headers.append(header)
         headers.add("Content-Type", "application/sdp")
-        self._switchboard.register(self)
         self.state = LegState.CALLING
+        self._switchboard.register(self)
         request = Request("INVITE", invitation.request_uri, headers, offer.encode())
         self._invite = self._endpoint.send_request(request, self.flow, now, owner=self)
 
     # -- from the peer: a call of its own --------------------------------------------------------------------------
 
     def invited(self, event: RequestReceived, now: float) -> None:
-        """Take the peer's INVITE: 100 at once (D7), then `Setup` to the call. Raises PeerError."""
+        """Take the peer's INVITE: 100 at once (D7). Raises PeerError for a body we can't read."""
         request = event.request
         event.transaction.owner = self
         self._invited = event.transaction
@@ -128,9 +135,7 @@ class Leg:
         self._switchboard.register(self)
         self._endpoint.respond(event.transaction, response_to(request, 100), now)
         self._dialog = Dialog.uas(request, self.local_tag, self.contact)
-        offer = description_of(request)
-        self.remote_description = offer
-        self._receiver(self, Setup(offer), now)
+        self.remote_description = description_of(request)
 
     def ring(self, now: float) -> None:
         """Let the caller hear ringing, once however often the far side repeats it (D7)."""
@@ -357,7 +362,7 @@ class Leg:
 
     def _authorized(self, request: Request, response: Response) -> Request | None:
         # T07: credentials go only to the peer that we called, never into a dialog that a peer opened to us.
-        if self._digest is None or self._invited is not None:
+        if self._digest is None or not self.calling:
             return None
         credentials = self._digest.authorize(request, response)
         if credentials is None:

@@ -36,6 +36,7 @@ class Transmit:
     method: str
     status: int
     retransmission: bool = False
+    call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,540 @@
+"""The core: all that the shell knows of signalling. Inputs go in, actions come out of `poll`; it has no clock and no socket.
+
+A datagram's way: source check → endpoint (parse, transaction) → dialog → leg → call → other leg → endpoint → `Transmit`.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bridge.b2bua.actions import (
+    Action,
+    Command,
+    Drain,
+    HangUp,
+    Query,
+    Record,
+    Resolution,
+    Tap,
+    TapSession,
+    Trace,
+)
+from bridge.b2bua.call import Call, Exchange, Timer, codec_policy
+from bridge.b2bua.control import Cause
+from bridge.b2bua.leg import Leg, Switchboard, capabilities, description_of, refusal
+from bridge.b2bua.record import CallRecord, Reason, reason_of
+from bridge.b2bua.routing import Dialled, Routes, Sources, dialled, invitation
+from bridge.config import Config, Peer
+from bridge.errors import PeerError
+from bridge.media.relay import (
+    LegName,
+    MediaSilent,
+    RelayEvent,
+    SessionClosed,
+    SessionOpened,
+    SessionRefused,
+    SessionReport,
+)
+from bridge.sdp.anchor import Anchor
+from bridge.sdp.offer_answer import make_offer
+from bridge.sip.endpoint import Endpoint
+from bridge.sip.events import (
+    AckMissing,
+    AckReceived,
+    Address,
+    CancelReceived,
+    EndpointEvent,
+    Flow,
+    RequestReceived,
+    ResponseReceived,
+    TransactionFailed,
+    TransactionTimedOut,
+)
+from bridge.sip.headers import split_list
+from bridge.sip.message import Header, Request, Response, response_to
+from bridge.sip.timers import TimerTable, TimerValues
+from bridge.sip.tokens import Tokens
+from bridge.sip.uri import Uri
+
+RETRY_AFTER = Header("Retry-After", "10")
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A SIP listener: the address it is bound to, and the one that peers are told."""
+
+    transport: str
+    bound: Address
+    advertised: Address
+
+
+class Core:
+    """Run every call. See the module's docstring and house rules for the verbs; none of them raises for what a peer sent."""
+
+    def __init__(
+        self,
+        config: Config,
+        tokens: Tokens,
+        listeners: Sequence[Listener],
+        media_address: str,
+        wall_offset: float,
+        timers: TimerValues | None = None,
+    ) -> None:
+        self.draining = False
+        self._config = config
+        self._tokens = tokens
+        self._listeners = {(listener.transport, listener.bound): listener for listener in listeners}
+        self._wall_offset = wall_offset
+        self._endpoint = Endpoint(tokens, lambda flow: self._listener(flow).advertised, timers or TimerValues())
+        peers = [*config.carriers.values(), *config.platforms.values()]
+        self._sources = Sources(peers)
+        self._routes = Routes(config)
+        self._actions: deque[Action] = deque()
+        self._timers = TimerTable()
+        self._now = 0.0
+        self._dialogs: dict[tuple[str, str], Leg] = {}
+        self._call_of: dict[str, str] = {}  # a leg's Call-ID → the record id, kept a while for late messages
+        self._ours: set[str] = set()  # Call-IDs of live legs that we called: one that comes back is a loop
+        self._sessions: dict[int, Call] = {}
+        self._calls: dict[str, Call] = {}
+        self._queries: dict[int, Call] = {}
+        self._next_id = 0
+        self._failures: dict[str, str] = {}
+        self._reported: Counter[str] = Counter()  # the endpoint's rejections that were traced
+        self._exchange = Exchange(
+            act=self._actions.append,
+            set_timer=lambda call, timer, at: self._timers.set((call.record.id, timer), at),
+            cancel_timer=lambda call, timer: self._timers.cancel((call.record.id, timer)),
+            switchboard=Switchboard(self._endpoint, tokens, self._register, self._release),
+            query_id=self._query_id,
+            flow_to=self._flow_to,
+            contact=lambda flow: f"<sip:trunkbridge@{self._host(flow)}>",
+            our_host=self._host,
+            learn=self._sources.learn,
+            media_address=media_address,
+            ended=self._ended,
+        )
+
+    # -- inputs ----------------------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes, flow: Flow, now: float) -> None:
+        """Take one SIP message. A stranger's is dropped unread, in silence (T05)."""
+        self._now = now
+        owners = self._sources.owners(flow.remote[0])
+        if not owners:
+            self._actions.append(Trace("rejected", now, text="unknown-source", flow=flow))
+            return
+        message = self._endpoint.receive(data, flow, now)
+        if message is not None:
+            self._trace_message("received", message, data, flow, now, owners[0])
+        for reason in (self._endpoint.rejected - self._reported).elements():
+            self._actions.append(Trace("rejected", now, text=reason, flow=flow, leg=LegName(owners[0].kind)))
+            self._reported[reason] += 1
+        self._settle(now)
+
+    def transport_failed(self, flow: Flow, now: float) -> None:
+        """Take word that nothing can be sent on this flow."""
+        self._now = now
+        self._endpoint.transport_failed(flow, now)
+        self._settle(now)
+
+    def relay_event(self, event: RelayEvent, now: float) -> None:
+        self._now = now
+        call = self._sessions.get(event.session)
+        if call is not None:
+            self._guard(call, lambda: self._relay_event(call, event, now), now)
+        self._settle(now)
+
+    def resolved(self, query: Query, resolution: Resolution, now: float) -> None:
+        """Take the answer to a `Resolve`."""
+        self._now = now
+        call = self._queries.pop(query.id, None)
+        if call is not None:
+            self._guard(call, lambda: call.resolved(query, resolution, now), now)
+        self._settle(now)
+
+    def command(self, command: Command, now: float) -> None:
+        """Take an operator's wish. Raises KeyError for a call that is not there."""
+        self._now = now
+        match command:
+            case Drain():
+                self.draining = True
+            case HangUp(None):
+                for call in list(self._calls.values()):
+                    call.hang_up(Cause(503, "Shutting Down"), Reason.OPERATOR, "operator", now)
+            case HangUp(call_id):
+                self._calls[call_id or ""].hang_up(Cause(480, "Ended"), Reason.OPERATOR, "operator", now)
+            case Tap(call_id, path):
+                self._actions.append(TapSession(self._calls[call_id].session, path))
+        self._settle(now)
+
+    def handle_timeout(self, now: float) -> None:
+        """Let everything that is due by now happen."""
+        self._now = now
+        self._endpoint.handle_timeout(now)
+        for key in self._timers.due(now):
+            if key[0] == "forget":
+                self._call_of.pop(key[1], None)
+            elif (call := self._calls.get(key[0])) is not None:
+                timer = key[1]
+                self._guard(call, lambda call=call, timer=timer: call.timeout(timer, now), now)  # type: ignore[misc]
+        self._settle(now)
+
+    def next_timeout(self) -> float | None:
+        """Return when `handle_timeout` wants to be called; reads only."""
+        deadlines = [at for at in (self._endpoint.next_timeout(), self._timers.next()) if at is not None]
+        return min(deadlines, default=None)
+
+    def poll(self) -> Action | None:
+        """Return the next action to perform, None when there is none."""
+        return self._actions.popleft() if self._actions else None
+
+    # -- queries ---------------------------------------------------------------------------------------------------
+
+    @property
+    def active(self) -> int:
+        """The number of calls that have not ended."""
+        return len(self._calls)
+
+    def calls(self) -> list[dict[str, Any]]:
+        """Return the live calls as records that are not finished, with their ``state``."""
+        return [{**call.record.as_json(self._wall_offset), "state": call.state.value} for call in self._calls.values()]
+
+    def session(self, call: str) -> int | None:
+        """Return the relay session of a live call."""
+        found = self._calls.get(call)
+        return None if found is None else found.session
+
+    def trunks(self) -> list[dict[str, Any]]:
+        """Return every carrier and platform with its load and its last failure."""
+        load = self._load()
+        return [
+            {
+                "name": peer.name,
+                "kind": peer.kind,
+                "profile": peer.profile.name,
+                "state": "draining" if self.draining else "ready",
+                "hosts": [host.host if not host.port else f"{host.host}:{host.port}" for host in peer.hosts],
+                "active_calls": load[peer.name],
+                "max_calls": peer.max_calls or None,
+                "last_failure": self._failures.get(peer.name),
+            }
+            for peer in (*self._config.carriers.values(), *self._config.platforms.values())
+        ]
+
+    def counts(self) -> dict[str, int]:
+        """Count what is held in memory; all are zero once 64*T1 have passed since the last call (T19)."""
+        return {
+            "calls": len(self._calls),
+            "dialogs": len(self._dialogs),
+            "sessions": len(self._sessions),
+            "queries": len(self._queries),
+            "call_ids": len(self._call_of),
+            "call_timers": len(self._timers),
+            **self._endpoint.counts(),
+        }
+
+    # -- from the endpoint -----------------------------------------------------------------------------------------
+
+    def _settle(self, now: float) -> None:
+        """Bring every event to its owner, then queue what the endpoint wants sent."""
+        while (event := self._endpoint.poll_event()) is not None:
+            self._dispatch(event, now)
+        while (transmit := self._endpoint.poll_transmit()) is not None:
+            owners = self._sources.owners(transmit.flow.remote[0])
+            self._actions.append(transmit)
+            self._actions.append(
+                Trace(
+                    "sent",
+                    now,
+                    call=self._call_of.get(transmit.call_id, ""),
+                    leg=LegName(owners[0].kind) if owners else None,
+                    flow=transmit.flow,
+                    method=transmit.method,
+                    status=transmit.status,
+                    retransmission=transmit.retransmission,
+                    data=transmit.data,
+                )
+            )
+
+    def _dispatch(self, event: EndpointEvent, now: float) -> None:
+        match event:
+            case RequestReceived(request, flow, transaction):
+                self._guard_request(event, now)
+            case CancelReceived(request, transaction):
+                if isinstance(leg := transaction.owner, Leg):
+                    self._guard_leg(leg, lambda: leg.cancelled(request, transaction, now), now)
+            case AckReceived(request, flow):
+                found = self._dialogs.get((request.call_id, request.to.tag or ""))
+                if found is not None and self._belongs(found, flow):
+                    self._guard_leg(found, lambda: found.acknowledged(request, now), now)
+            case ResponseReceived(response, flow, client):
+                if isinstance(leg := client.owner, Leg):
+                    self._guard_leg(leg, lambda: leg.response(response, client, now), now)
+            case TransactionTimedOut(client) | TransactionFailed(client):
+                status = 408 if isinstance(event, TransactionTimedOut) else 503
+                if isinstance(leg := client.owner, Leg):
+                    self._guard_leg(leg, lambda: leg.unanswered(client, status, now), now)
+            case AckMissing(transaction):
+                if isinstance(leg := transaction.owner, Leg):
+                    self._guard_leg(leg, lambda: leg.ack_missing(transaction, now), now)
+
+    def _guard_request(self, event: RequestReceived, now: float) -> None:
+        """Serve a request; what goes wrong becomes its response: the peer's fault as it says, ours as 500."""
+        try:
+            self._request(event, now)
+        except PeerError as error:
+            self._refuse(event, error, now)
+        except Exception:
+            self._bug(now)
+            if event.transaction.final is None:
+                self._refuse(event, PeerError(500, "Server Internal Error"), now)
+            leg = event.transaction.owner
+            if isinstance(leg, Leg):
+                self._fail(leg, now)
+
+    def _request(self, event: RequestReceived, now: float) -> None:
+        request = event.request
+        tag = request.to.tag
+        if tag is not None:
+            leg = self._dialogs.get((request.call_id, tag))
+            if leg is None or not self._belongs(leg, event.flow):  # T24
+                raise PeerError(481, "Call/Transaction Does Not Exist")
+            leg.request(event, now)
+        elif request.method == "INVITE":
+            self._invite(event, now)
+        elif request.method == "OPTIONS":
+            response = capabilities(request, self._tokens.token(64))
+            self._endpoint.respond(event.transaction, response, now)
+        else:
+            raise refusal(request.method)
+
+    def _refuse(self, event: RequestReceived, error: PeerError, now: float) -> None:
+        response = response_to(event.request, error.status, error.reason, to_tag=self._tokens.token(64))
+        for name, value in error.headers:
+            response.headers.add(name, value)
+        self._endpoint.respond(event.transaction, response, now)
+
+    # -- new calls -------------------------------------------------------------------------------------------------
+
+    def _invite(self, event: RequestReceived, now: float) -> None:
+        """Begin a call. What is wrong with the INVITE is answered, and recorded like any other end of a call."""
+        request, flow = event.request, event.flow
+        if request.call_id in self._ours:  # R24: it left through one of our own legs
+            raise PeerError(482, "Loop Detected")
+        owners = self._sources.owners(flow.remote[0])
+        problem: tuple[PeerError, Reason] | None = None
+        try:
+            _check_extensions(request)
+            number = Uri.parse(request.uri).user or request.to.uri.user or ""
+            asked = dialled(request, owners[0])
+            description_of(request)
+        except PeerError as error:
+            number, asked = "", None
+            problem = error, reason_of(error.status) if error.status in (482, 483) else Reason.BAD_REQUEST
+        found = self._routes.find(owners, number) if problem is None else None
+        caller_peer, route = found or (owners[0], None)
+        if problem is None:
+            problem = self._obstacle(caller_peer, route is not None)
+        targets = self._routes.targets(route) if route is not None else []
+        self._next_id += 1
+        far = targets[0].peer.name if targets else ""
+        is_carrier = caller_peer.kind == "carrier"
+        record = CallRecord(
+            id=self._tokens.token(96),
+            node=self._config.node.name,
+            direction="inbound" if is_carrier else "outbound",
+            carrier=caller_peer.name if is_carrier else far,
+            platform=far if is_carrier else caller_peer.name,
+            route=route.name if route is not None else "",
+            from_number=asked.caller if asked else "",
+            to_number=asked.number if asked else "",
+            started_at=now,
+        )
+        call = Call(self._next_id, record, self._exchange)
+        self._calls[record.id] = self._sessions[call.session] = call
+        leg = Leg(
+            LegName(caller_peer.kind),
+            caller_peer,
+            flow,
+            self._exchange.contact(flow),
+            record.id,
+            self._exchange.switchboard,
+            call.receive,
+        )
+        try:
+            leg.invited(event, now)
+        except PeerError as error:
+            problem = problem or (error, Reason.BAD_REQUEST)
+        if problem is not None or asked is None:
+            error, reason = problem or (PeerError(500, "Server Internal Error"), Reason.BUG)
+            headers = tuple(Header(name, value) for name, value in error.headers)
+            call.refuse(leg, Cause(error.status, error.reason), reason, now, headers)
+        else:
+            call.begin(leg, asked, targets, now)
+
+    def _obstacle(self, caller: Peer, routed: bool) -> tuple[PeerError, Reason] | None:
+        """Say why a well-formed call is not taken now."""
+        retry_after = ((RETRY_AFTER.name, RETRY_AFTER.value),)
+        if self.draining:
+            return PeerError(503, "Service Unavailable", retry_after), Reason.DRAINING
+        if not routed:
+            return PeerError(404, "Not Found"), Reason.NO_ROUTE
+        if caller.max_calls and self._load()[caller.name] >= caller.max_calls:
+            return PeerError(503, "Service Unavailable", retry_after), Reason.LIMIT
+        return None
+
+    def route(self, source: str, number: str, caller: str | None = None) -> dict[str, Any]:
+        """Say where a call would go and what would be sent, without sending it. Raises KeyError for an unknown source."""
+        peer = self._config.peer(source)
+        found = self._routes.find((peer,), number)
+        if found is None:
+            return {"route": None, "targets": [], "problem": f"no route takes {number} from {source}"}
+        asked = Dialled(number, caller or "anonymous", "", 70, ())
+        targets = []
+        for target in self._routes.targets(found[1]):
+            flow = self._flow_to(target.transport, ("0.0.0.0", 0)) or self._flow_to(target.transport, ("::", 0))
+            problem = None if flow else f"no {target.transport} listener"
+            plan: dict[str, Any] = {
+                "peer": target.peer.name,
+                "destination": f"{target.host.host}:{target.port};transport={target.transport}",
+                "problem": problem,
+            }
+            if flow is not None:
+                sent = invitation(target, asked, self._host(flow))
+                offer = make_offer(None, codec_policy(target.peer), Anchor(self._exchange.media_address, 0, 0, 0))
+                plan |= {
+                    "request_uri": sent.request_uri,
+                    "from": str(sent.sender),
+                    "to": str(sent.to),
+                    "headers": [f"{header.name}: {header.value}" for header in sent.headers],
+                    "sdp": offer.encode().decode(),
+                }
+            targets.append(plan)
+        return {"route": found[1].name, "targets": targets, "problem": None}
+
+    # -- calls' housekeeping ---------------------------------------------------------------------------------------
+
+    def _relay_event(self, call: Call, event: RelayEvent, now: float) -> None:
+        match event:
+            case SessionOpened():
+                call.opened(event, now)
+            case SessionRefused():
+                call.refused(event, now)
+            case SessionClosed():
+                call.closed(event, now)
+            case MediaSilent():
+                call.media_silent(event, now)
+
+    def _ended(self, call: Call, report: SessionReport | None, now: float) -> None:
+        record = call.record
+        self._calls.pop(record.id, None)
+        self._sessions.pop(call.session, None)
+        for timer in Timer:
+            self._timers.cancel((record.id, timer))
+        if record.reason is not None and record.reason.result.value == "failed":
+            self._failures[record.platform or record.carrier] = f"{record.reason.label} ({record.status})"
+        self._actions.append(Record(record.as_json(self._wall_offset, report)))
+
+    def _register(self, leg: Leg) -> None:
+        self._dialogs[leg.key] = leg
+        self._timers.cancel(("forget", leg.call_id))
+        self._call_of[leg.call_id] = leg.record_id
+        if leg.calling:
+            self._ours.add(leg.call_id)
+
+    def _release(self, leg: Leg) -> None:
+        self._dialogs.pop(leg.key, None)
+        self._ours.discard(leg.call_id)
+        self._timers.set(("forget", leg.call_id), self._now + 32.0)
+
+    def _load(self) -> Counter[str]:
+        """Count the calls of every peer by its name."""
+        load: Counter[str] = Counter()
+        for call in self._calls.values():
+            load.update(peer for peer in (call.record.carrier, call.record.platform) if peer)
+        return load
+
+    def _belongs(self, leg: Leg, flow: Flow) -> bool:
+        """Tell whether a message for a dialog comes from that dialog's peer (T24)."""
+        source = flow.remote[0]
+        return source == leg.flow.remote[0] or leg.peer in self._sources.owners(source)
+
+    def _guard_leg(self, leg: Leg, act: Callable[[], None], now: float) -> None:
+        try:
+            act()
+        except Exception:
+            self._bug(now)
+            self._fail(leg, now)
+
+    def _guard(self, call: Call, act: Callable[[], None], now: float) -> None:
+        try:
+            act()
+        except Exception:
+            self._bug(now)
+            self._fail_call(call, now)
+
+    def _fail(self, leg: Leg, now: float) -> None:
+        call = self._calls.get(self._call_of.get(leg.call_id, ""))
+        if call is not None:
+            self._fail_call(call, now)
+
+    def _fail_call(self, call: Call, now: float) -> None:
+        """End the one call in which a bug of ours showed."""
+        try:
+            call.hang_up(Cause(500, "Server Internal Error"), Reason.BUG, "bridge", now)
+        except Exception:
+            self._bug(now)
+            self._calls.pop(call.record.id, None)
+            self._sessions.pop(call.session, None)
+
+    def _bug(self, now: float) -> None:
+        self._actions.append(Trace("bug", now, text=traceback.format_exc()))
+
+    # -- addresses -------------------------------------------------------------------------------------------------
+
+    def _listener(self, flow: Flow) -> Listener:
+        return self._listeners[(flow.transport, flow.local)]
+
+    def _host(self, flow: Flow) -> str:
+        host, port = self._listener(flow).advertised
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def _flow_to(self, transport: str, address: Address) -> Flow | None:
+        """Return a flow from the first listener of that transport and address family."""
+        for listener in self._listeners.values():
+            if listener.transport == transport and (":" in listener.bound[0]) == (":" in address[0]):
+                return Flow(transport, listener.bound, address)
+        return None
+
+    def _query_id(self, call: Call) -> int:
+        self._next_id += 1
+        self._queries[self._next_id] = call
+        return self._next_id
+
+    def _trace_message(
+        self, kind: str, message: Request | Response, data: bytes, flow: Flow, now: float, owner: Peer
+    ) -> None:
+        self._actions.append(
+            Trace(
+                kind,
+                now,
+                call=self._call_of.get(message.call_id, ""),
+                leg=LegName(owner.kind),
+                flow=flow,
+                method=message.cseq.method,
+                status=message.status if isinstance(message, Response) else 0,
+                data=data,
+            )
+        )
+
+
+def _check_extensions(request: Request) -> None:
+    """Refuse what the INVITE requires and we don't have (RFC 3261 §8.2.2.3, R17)."""
+    required = [token for value in request.headers.get_all("Require") for token in split_list(value) if token]
+    if required:
+        raise PeerError(420, "Bad Extension", tuple(("Unsupported", token) for token in required))
