@@ -9,9 +9,18 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bridge.b2bua.actions import Action, CloseSession, OpenSession, Query, Resolution, Resolve, Trace, UpdateSession
+from bridge.b2bua.actions import (
+    Action,
+    CloseSession,
+    OpenSession,
+    Query,
+    Resolution,
+    Resolve,
+    Trace,
+    UpdateSession,
+)
 from bridge.b2bua.control import Answer, Cause, ControlEvent, Hangup, Progress, Reject, Reoffer, Ringing
-from bridge.b2bua.leg import Leg, LegState, Switchboard
+from bridge.b2bua.leg import Leg, Switchboard
 from bridge.b2bua.record import Attempt, CallRecord, LegFacts, Reason, reason_of
 from bridge.b2bua.routing import Dialled, Target, invitation, is_address, is_private
 from bridge.config import Peer
@@ -28,7 +37,14 @@ from bridge.media.relay import (
     SessionReport,
 )
 from bridge.sdp.anchor import Anchor
-from bridge.sdp.offer_answer import CodecPolicy, local_answer, make_answer, make_offer, negotiated, payload_map
+from bridge.sdp.offer_answer import (
+    CodecPolicy,
+    local_answer,
+    make_answer,
+    make_offer,
+    negotiated,
+    payload_map,
+)
 from bridge.sdp.session import Description
 from bridge.sip.events import Address, Flow
 from bridge.sip.message import Header
@@ -99,9 +115,7 @@ class Call:
         self._exchange.set_timer(self, Timer.RINGING, now + caller.peer.profile.ringing_after)
         self._exchange.act(OpenSession(self.session, SessionLabel(self.record.carrier, self.record.platform)))
 
-    def refuse(
-        self, caller: Leg, cause: Cause, reason: Reason, now: float, headers: tuple[Header, ...] = ()
-    ) -> None:
+    def refuse(self, caller: Leg, cause: Cause, reason: Reason, now: float, headers: tuple[Header, ...] = ()) -> None:
         """Turn the caller away before anything was begun."""
         self.caller = caller
         self._note_leg(caller)
@@ -207,7 +221,13 @@ class Call:
             self._attempt_failed(Cause(error.status, error.reason), now)
             return
         self.callee = Leg(
-            name, target.peer, flow, exchange.contact(flow), self.record.id, exchange.switchboard, self.receive
+            name,
+            target.peer,
+            flow,
+            exchange.contact(flow),
+            self.record.id,
+            exchange.switchboard,
+            self.receive,
         )
         self.record.request_uri = asked.request_uri
         profile = target.peer.profile

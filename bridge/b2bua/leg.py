@@ -27,7 +27,20 @@ from bridge.sip.transaction import ClientTransaction, ServerTransaction
 
 ALLOW = "INVITE, ACK, CANCEL, BYE, OPTIONS"
 _KNOWN_METHODS = frozenset(
-    ("INVITE", "ACK", "CANCEL", "BYE", "OPTIONS", "REGISTER", "PRACK", "UPDATE", "INFO", "REFER", "NOTIFY", "SUBSCRIBE")
+    (
+        "INVITE",
+        "ACK",
+        "CANCEL",
+        "BYE",
+        "OPTIONS",
+        "REGISTER",
+        "PRACK",
+        "UPDATE",
+        "INFO",
+        "REFER",
+        "NOTIFY",
+        "SUBSCRIBE",
+    )
     + ("MESSAGE", "PUBLISH")
 )
 

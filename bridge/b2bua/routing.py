@@ -119,7 +119,10 @@ def number_matches(pattern: str, number: str) -> bool:
     """
     if pattern == "*":
         return True
-    wanted, given = pattern.translate(_SEPARATORS).removeprefix("+"), number.translate(_SEPARATORS).removeprefix("+")
+    wanted, given = (
+        pattern.translate(_SEPARATORS).removeprefix("+"),
+        number.translate(_SEPARATORS).removeprefix("+"),
+    )
     if wanted.endswith("*"):
         return given.startswith(wanted[:-1])
     return given == wanted

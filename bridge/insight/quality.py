@@ -31,7 +31,9 @@ def mos(r: float) -> float:
     return 1.0 + 0.035 * r + r * (r - 60.0) * (100.0 - r) * 7.0e-6
 
 
-def leg_mos(expected: int, lost: int, jitter_ms: float, round_trip_ms: float | None, ptime_ms: int = 20) -> float | None:
+def leg_mos(
+    expected: int, lost: int, jitter_ms: float, round_trip_ms: float | None, ptime_ms: int = 20
+) -> float | None:
     """Estimate how the peer of a leg is heard: None when nothing was expected from it.
 
     A receiver is taken to hold two mean jitters in its buffer; half the round trip is taken as the network's share.

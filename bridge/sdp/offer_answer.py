@@ -1,10 +1,12 @@
 """Offer and answer per leg (RFC 3264): what we offer one peer, what we answer the other, and what came of it.
 
-Each leg is negotiated on its own with our anchor in it; the two meet in the codecs, since nothing is transcoded: what we
-offer the callee is what the caller offered, and what we answer the caller is what the callee took.
+Each leg is negotiated on its own with our anchor in it; the two meet in the codecs, since nothing is
+transcoded: what we offer the callee is what the caller offered, and what we answer the caller is what the
+callee took.
 
-RTCP multiplexing (RFC 5761, R65) belongs to a leg, because RTCP ends there. We offer ``a=rtcp-mux`` only where the other
-side's offer shows that such peers are about, answer it always where it was offered, and use it only where both said so.
+RTCP multiplexing (RFC 5761, R65) belongs to a leg, because RTCP ends there. We offer ``a=rtcp-mux`` only
+where the other side's offer shows that such peers are about, answer it always where it was offered, and use
+it only where both said so.
 """
 
 from __future__ import annotations
@@ -42,8 +44,8 @@ _EVENTS = Codec(101, TELEPHONE_EVENT, 8000, 1, "0-15")
 _PTIMES_MS = (10, 20, 30, 40, 60)
 _DEFAULT_PTIME_MS = 20
 
-# RFC 1918, RFC 6598, RFC 3927, RFC 4193: no address that a peer beyond a NAT can be reached at. (`is_private` of the
-# standard library also counts the documentation ranges.)
+# RFC 1918, RFC 6598, RFC 3927, RFC 4193: no address that a peer beyond a NAT can be reached at. (`is_private`
+# of the standard library also counts the documentation ranges.)
 _PRIVATE = tuple(
     ipaddress.ip_network(text)
     for text in (
@@ -62,19 +64,24 @@ _PRIVATE = tuple(
 
 @dataclass(frozen=True, slots=True)
 class CodecPolicy:
-    """What may be spoken on a leg: encodings in capitals in order of preference, and whether telephone events pass."""
+    """What may be spoken on a leg: encodings in capitals in order of preference, and whether telephone events
+    pass.
+    """
 
     codecs: tuple[str, ...]
     telephone_event: bool
     ptime_ms: int
 
     def within(self, other: CodecPolicy) -> CodecPolicy:
-        """Return what both policies allow, in this one's order: nothing is transcoded, so both legs must allow it."""
+        """Return what both policies allow, in this one's order: nothing is transcoded, so both legs must
+        allow it.
+        """
         codecs = tuple(encoding for encoding in self.codecs if encoding in other.codecs)
         return CodecPolicy(codecs, self.telephone_event and other.telephone_event, self.ptime_ms)
 
     def select(self, codecs: Iterable[Codec]) -> list[Codec]:
-        """Return those of ``codecs`` that the policy allows, in their order; no audio codec among them: none at all.
+        """Return those of ``codecs`` that the policy allows, in their order; no audio codec among them: none
+        at all.
 
         Telephone events stay only with the clock rate of a codec that stays (RFC 4733 §2.1: one RTP clock).
         """
@@ -93,11 +100,11 @@ class CodecPolicy:
 class Negotiated:
     """What one leg agreed.
 
-    ``codecs`` carry the peer's numbers, those we send with, in the order of the answer. ``receive_codecs`` carry the
-    numbers that the peer may send with: ours first (RFC 3264 §5.1), then the peer's own where it numbered otherwise.
-    ``remote_rtp`` is None where the peer named no usable address; ``remote_rtcp`` is None unless ``a=rtcp`` named one
-    (then: RTP port + 1, or the RTP address under ``rtcp_mux``). ``private_address``: what the peer wrote can't be
-    reached from outside its network.
+    ``codecs`` carry the peer's numbers, those we send with, in the order of the answer. ``receive_codecs``
+    carry the numbers that the peer may send with: ours first (RFC 3264 §5.1), then the peer's own where it
+    numbered otherwise. ``remote_rtp`` is None where the peer named no usable address; ``remote_rtcp`` is None
+    unless ``a=rtcp`` named one (then: RTP port + 1, or the RTP address under ``rtcp_mux``).
+    ``private_address``: what the peer wrote can't be reached from outside its network.
     """
 
     remote_rtp: tuple[str, int] | None
@@ -114,10 +121,12 @@ class Negotiated:
 def make_offer(
     source: Description | None, policy: CodecPolicy, anchor: Anchor, direction: str = "sendrecv"
 ) -> Description:
-    """Make our offer to one peer of the other peer's offer: one audio section (D25), its codecs within ``policy``.
+    """Make our offer to one peer of the other peer's offer: one audio section (D25), its codecs within
+    ``policy``.
 
-    The source's payload numbers and order stay; telephone events are offered if the source has them. Without a source
-    (an INVITE without SDP) the whole policy is offered with our own numbers (D10). Raises PeerError(488).
+    The source's payload numbers and order stay; telephone events are offered if the source has them. Without
+    a source (an INVITE without SDP) the whole policy is offered with our own numbers (D10). Raises
+    PeerError(488).
     """
     if source is None:
         codecs, mux = _whole(policy), False
@@ -134,12 +143,13 @@ def make_answer(
 ) -> Description:
     """Answer ``offer`` with what the other peer's answer ``chosen`` took of it.
 
-    ``policy`` is the one that our offer to the other peer was made with, so codecs that it named unasked are ignored.
-    The m-lines of the offer keep number and order; all but the first usable audio line are rejected (R31). Numbers are
-    the offer's, the order is that of ``chosen``, telephone events need both. ``direction`` is what we would like; the
-    answer never claims more than the offer allows (RFC 3264 §6.1). Raises PeerError(488) if nothing is common.
+    ``policy`` is the one that our offer to the other peer was made with, so codecs that it named unasked are
+    ignored. The m-lines of the offer keep number and order; all but the first usable audio line are rejected
+    (R31). Numbers are the offer's, the order is that of ``chosen``, telephone events need both. ``direction``
+    is what we would like; the answer never claims more than the offer allows (RFC 3264 §6.1). Raises
+    PeerError(488) if nothing is common.
     """
-    taken = next((policy.select(section.codecs) for section in chosen.media if _is_live_audio(section)), [])
+    taken = next((_usable_codecs(section, policy) for section in chosen.media if _is_live_audio(section)), [])
     order = {codec.format: position for position, codec in reversed(list(enumerate(taken)))}
     fmtp = {codec.format: codec.fmtp for codec in reversed(taken)}
     for index, section in enumerate(offer.media):
@@ -160,18 +170,24 @@ def make_answer(
 def local_answer(
     offer: Description, current: Description, anchor: Anchor, theirs: Description | None = None
 ) -> tuple[Description, bool]:
-    """Answer a re-offer without asking the other leg (D23), keeping the codecs in use; and say if media changed.
+    """Answer a re-offer without asking the other leg (D23), keeping the codecs in use; and say if media
+    changed.
 
-    ``current`` is our description on that leg, ``theirs`` the peer's last one. The bool is True if the peer's address,
-    its port, its RTCP, the direction or the payload numbers changed; without ``theirs`` it is always True, as the address may have. Raises
-    PeerError(488) if the re-offer drops every codec in use, which leaves the session as it was (RFC 3264 §8).
+    ``current`` is our description on that leg, ``theirs`` the peer's last one. The bool is True if the peer's
+    address, its port, its RTCP, the direction or the payload numbers changed; without ``theirs`` it is always
+    True, as the address may have. Raises PeerError(488) if the re-offer drops every codec in use, which
+    leaves the session as it was (RFC 3264 §8).
     """
     before = _active(current)
     if before is None:
         raise _not_acceptable()
     position, ours = before
-    order = {codec.format: rank for rank, codec in reversed(list(enumerate(ours.codecs)))}
-    fmtp = {codec.format: codec.fmtp for codec in reversed(ours.codecs)}
+    in_use = ours.codecs
+    if theirs is not None:
+        agreed = {codec.format for codec in negotiated(current, theirs).codecs}
+        in_use = tuple(codec for codec in in_use if codec.format in agreed)
+    order = {codec.format: rank for rank, codec in reversed(list(enumerate(in_use)))}
+    fmtp = {codec.format: codec.fmtp for codec in reversed(in_use)}
     # The section in use comes first, whatever else is offered beside it
     candidates = sorted(enumerate(offer.media), key=lambda pair: pair[0] != position)
     for index, section in candidates:
@@ -193,8 +209,8 @@ def local_answer(
 def negotiated(ours: Description, theirs: Description, we_answered: bool = False) -> Negotiated:
     """Read what a leg agreed: ``theirs`` is the peer's offer or answer, ``ours`` our counterpart to it.
 
-    ``we_answered`` says which of the two is the answer, whose order of codecs counts. Raises PeerError(488) if the peer
-    took nothing of ours.
+    ``we_answered`` says which of the two is the answer, whose order of codecs counts. Raises PeerError(488)
+    if the peer took nothing of ours.
     """
     active = _active(ours)
     if active is None:
@@ -229,7 +245,8 @@ def negotiated(ours: Description, theirs: Description, we_answered: bool = False
 
 
 def payload_map(near: Negotiated, far: Negotiated) -> tuple[tuple[int, str, int, int | None], ...]:
-    """Map the near leg's payload numbers to the far leg's (R63): (number, encoding, clock rate, far number or None).
+    """Map the near leg's payload numbers to the far leg's (R63): (number, encoding, clock rate, far number or
+    None).
 
     The numbers are those that arrive on the near leg; the far number is the one to send with there.
     """
@@ -241,7 +258,9 @@ def payload_map(near: Negotiated, far: Negotiated) -> tuple[tuple[int, str, int,
 
 
 def differs(new: Description, current: Description) -> bool:
-    """Say whether two descriptions of ours differ in more than o=, so that its version must rise (RFC 3264 §8)."""
+    """Say whether two descriptions of ours differ in more than o=, so that its version must rise (RFC 3264
+    §8).
+    """
     return _without_origin(new) != _without_origin(current)
 
 
@@ -288,7 +307,9 @@ def _usable_codecs(section: MediaSection, policy: CodecPolicy) -> list[Codec]:
 
 
 def _numbered(section: MediaSection, mux: bool | None = None) -> list[Codec]:
-    """Return the codecs of a section without the numbers that RTCP owns under rtcp-mux (RFC 5761 §4: 64 to 95)."""
+    """Return the codecs of a section without the numbers that RTCP owns under rtcp-mux (RFC 5761 §4: 64 to
+    95).
+    """
     if not (section.rtcp_mux if mux is None else mux):
         return list(section.codecs)
     return [codec for codec in section.codecs if not 64 <= codec.payload_type <= 95]
@@ -297,8 +318,8 @@ def _numbered(section: MediaSection, mux: bool | None = None) -> list[Codec]:
 def _receive_codecs(ours: Sequence[Codec], theirs: Sequence[Codec]) -> tuple[Codec, ...]:
     """Return the formats under every number that may arrive.
 
-    A peer sends with the numbers of our description (RFC 3264 §5.1, §6.1); one that answered with others often sends
-    with its own, which is taken too where the number is not another format's.
+    A peer sends with the numbers of our description (RFC 3264 §5.1, §6.1); one that answered with others
+    often sends with its own, which is taken too where the number is not another format's.
     """
     by_number = {codec.payload_type: codec for codec in ours}
     for codec in theirs:

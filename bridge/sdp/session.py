@@ -1,8 +1,8 @@
 """Session descriptions (RFC 8866), kept line by line as they came: what is not understood is not touched.
 
-A `Description` is its lines; everything typed (`MediaSection.codecs`, `direction` …) is read from them on demand and
-never fails, because `parse` has refused what could not be read. The encoding is UTF-8 with surrogate escapes, so any
-byte survives.
+A `Description` is its lines; everything typed (`MediaSection.codecs`, `direction` …) is read from them on
+demand and never fails, because `parse` has refused what could not be read. The encoding is UTF-8 with
+surrogate escapes, so any byte survives.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class Codec:
 
 @dataclass(frozen=True, slots=True)
 class MediaSection:
-    """One m-line and the lines below it; ``line`` is the m-line as it came, ``session`` the session-level lines."""
+    """One m-line and the lines below it; ``line`` is the m-line as it came, ``session`` the session-level
+    lines.
+    """
 
     line: str
     kind: str
@@ -82,7 +84,9 @@ class MediaSection:
     session: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     def attribute(self, name: str) -> str | None:
-        """Return the value of the first ``a=name`` of this section, "" where it has none, None if it is not there."""
+        """Return the value of the first ``a=name`` of this section, "" where it has none, None if it is not
+        there.
+        """
         return next(iter(_attributes(self.lines, name)), None)
 
     def attributes(self, name: str) -> tuple[str, ...]:
@@ -91,7 +95,9 @@ class MediaSection:
 
     @property
     def connection(self) -> str | None:
-        """Return the address of this section or else of the session: a literal without brackets, or a host name."""
+        """Return the address of this section or else of the session: a literal without brackets, or a host
+        name.
+        """
         for line in (*self.lines, *self.session):
             if line.startswith("c=") and (match := _CONNECTION.fullmatch(line)):
                 return match[1]
@@ -99,7 +105,8 @@ class MediaSection:
 
     @property
     def direction(self) -> str:
-        """Return what the writer wants to do: its own attribute, else the session's, else sendrecv (RFC 3264 §5.1).
+        """Return what the writer wants to do: its own attribute, else the session's, else sendrecv (RFC 3264
+        §5.1).
 
         An unspecified address takes reception away: hold as RFC 2543 had it (RFC 3264 §8.4, R34).
         """
@@ -124,7 +131,9 @@ class MediaSection:
 
     @property
     def ptime_ms(self) -> int | None:
-        """Return ``a=ptime`` where it is a packet length that telephony knows; anything else counts as not said."""
+        """Return ``a=ptime`` where it is a packet length that telephony knows; anything else counts as not
+        said.
+        """
         match = _PTIME.fullmatch(self.attribute("ptime") or "")
         return int(match[1]) if match and 1 <= int(match[1]) <= 200 else None
 
@@ -165,7 +174,9 @@ class Description:
 
     @property
     def origin(self) -> str:
-        """Return the o= value as it came ("" without one): equal in two offers of one peer, nothing has changed."""
+        """Return the o= value as it came ("" without one): equal in two offers of one peer, nothing has
+        changed.
+        """
         return next((line[2:] for line in self.lines if line.startswith("o=")), "")
 
 
