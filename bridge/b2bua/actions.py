@@ -77,8 +77,8 @@ class Trace:
 
     ``kind`` is one of ``received`` and ``sent`` (a SIP message: ``data``, ``flow``, ``method``, ``status``,
     ``retransmission``), ``rejected`` (an input dropped or refused: ``text`` is the reason label of
-    ``sip_rejected_total``), ``state`` (a call changed state: ``text``), ``relay`` (a relay event: ``text``) and ``bug`` (an
-    exception of ours, contained: ``text`` is the traceback). ``call`` is the record id of the call, "" if none.
+    ``sip_rejected_total``), ``state`` (a call changed state: ``text``), ``relay`` (a relay event: ``text``) and ``bug``
+    (an exception of ours, contained: ``text`` is the traceback). ``call`` is the record id of the call, "" if none.
     ``leg`` is the side that the peer belongs to, None for a stranger.
     """
 

@@ -22,7 +22,7 @@ from bridge.b2bua.actions import (
 from bridge.b2bua.control import Answer, Cause, ControlEvent, Hangup, Progress, Reject, Reoffer, Ringing
 from bridge.b2bua.leg import Leg, Switchboard
 from bridge.b2bua.record import Attempt, CallRecord, LegFacts, Reason, reason_of
-from bridge.b2bua.routing import Dialled, Target, invitation, is_address, is_private
+from bridge.b2bua.routing import Dialled, Target, invitation, is_address
 from bridge.config import Peer
 from bridge.errors import PeerError
 from bridge.media.relay import (
@@ -39,6 +39,7 @@ from bridge.media.relay import (
 from bridge.sdp.anchor import Anchor
 from bridge.sdp.offer_answer import (
     CodecPolicy,
+    differs,
     local_answer,
     make_answer,
     make_offer,
@@ -216,7 +217,8 @@ class Call:
         exchange, name = self._exchange, self.caller.name.other
         asked = invitation(target, self._dialled, exchange.our_host(flow))
         try:
-            offer = make_offer(self.caller.remote_description, codec_policy(target.peer), self._anchor(name))
+            policy = codec_policy(target.peer).within(codec_policy(self.caller.peer))
+            offer = make_offer(self.caller.remote_description, policy, self._anchor(name))
         except PeerError as error:
             self._attempt_failed(Cause(error.status, error.reason), now)
             return
@@ -340,10 +342,11 @@ class Call:
     def _answer_reoffer(self, leg: Leg, offer: Description, now: float) -> None:
         """Answer a re-INVITE from what is agreed; the other leg is not touched (D23)."""
         assert leg.local_description is not None
-        answer, _changed = local_answer(offer, leg.local_description, self._anchor(leg.name))
-        leg.remote_description = offer
-        leg.accept_reoffer(answer, now)
-        self._update_media(now, fill=True)
+        current, theirs = leg.local_description, leg.remote_description
+        answer, changed = local_answer(offer, current, self._anchor(leg.name), theirs)
+        leg.accept_reoffer(offer, self._unchanged_or(leg, answer), now)
+        if changed:
+            self._update_media(now, fill=True)
 
     def _reoffer_answered(self, event: Answer, now: float) -> None:
         self._update_media(now, fill=True)
@@ -356,18 +359,24 @@ class Call:
         return Anchor(self._exchange.media_address, self._ports.port(name), self.session, self._versions[name])
 
     def _answer_for_caller(self, chosen: Description) -> Description:
-        offer = self.caller.remote_description
-        policy = codec_policy(self.caller.peer)
-        anchor = self._anchor(self.caller.name)
-        if offer is None:
-            return make_offer(chosen, policy, anchor)
-        return make_answer(offer, chosen, policy, anchor, "sendrecv")
+        assert self.callee is not None
+        caller, offer = self.caller, self.caller.remote_description
+        policy = codec_policy(self.callee.peer).within(codec_policy(caller.peer))
+        anchor = self._anchor(caller.name)
+        if offer is None:  # the caller's INVITE had none: ours stands in the 200, its answer comes in the ACK
+            return self._unchanged_or(caller, make_offer(chosen, policy, anchor))
+        return self._unchanged_or(caller, make_answer(offer, chosen, policy, anchor, "sendrecv"))
+
+    def _unchanged_or(self, leg: Leg, description: Description) -> Description:
+        """Return what the leg last said if this says no more: o= may rise only with a change (RFC 3264 §8)."""
+        last = leg.local_description
+        return description if last is None or differs(description, last) else last
 
     def _update_media(self, now: float, fill: bool) -> None:
         """Tell the relay what both legs have agreed."""
         legs = [leg for leg in (self.caller, self.callee) if leg is not None]
         agreed = {
-            leg.name: negotiated(leg.local_description, leg.remote_description)
+            leg.name: negotiated(leg.local_description, leg.remote_description, leg.we_answered)
             for leg in legs
             if leg.local_description is not None and leg.remote_description is not None
         }
@@ -376,9 +385,9 @@ class Call:
         for leg in legs:
             near, far, profile = agreed[leg.name], agreed[leg.name.other], leg.peer.profile
             payloads = tuple(Payload(*entry) for entry in payload_map(near, far))
-            speech = next((p for p in payloads if p.encoding in ("PCMU", "PCMA")), None)
+            speech = next((codec for codec in near.codecs if codec.encoding in ("PCMU", "PCMA")), None)
             permitted = list(profile.media_sources) if profile.latch == "latch" else []
-            if near.private_address and profile.latch == "latch" and not is_private(leg.flow.remote[0]):
+            if near.private_address and profile.latch == "latch":
                 permitted.append(leg.flow.remote[0])  # T01: the leg's signalling source stands in for it
             media = LegMedia(
                 remote_rtp=near.remote_rtp,
@@ -395,7 +404,7 @@ class Call:
                 silent_after=SILENT_AFTER if fill and near.may_receive else None,
             )
             facts = self.record.legs[leg.name]
-            facts.codec = speech.encoding if speech else (payloads[0].encoding if payloads else None)
+            facts.codec = near.codecs[0].encoding
             facts.ptime_ms = near.ptime_ms
             self._exchange.act(UpdateSession(self.session, leg.name, media))
 
@@ -472,8 +481,8 @@ def codec_policy(peer: Peer) -> CodecPolicy:
     return CodecPolicy(profile.codecs, profile.telephone_event, profile.ptime_ms)
 
 
-# (state, who speaks, what is said) → what the call does. What is not listed has no meaning there and is let pass: a late
-# Ringing of a call that is ending, say.
+# (state, who speaks, what is said) → what the call does. What is not listed has no meaning there and is let pass:
+# a late Ringing of a call that is ending, say.
 _TABLE: dict[tuple[CallState, str, type[ControlEvent]], Callable[..., None]] = {
     (CallState.OPENING, "caller", Hangup): Call._caller_gave_up,
     (CallState.DIALLING, "caller", Hangup): Call._caller_gave_up,

@@ -1,6 +1,6 @@
-"""The core: all that the shell knows of signalling. Inputs go in, actions come out of `poll`; it has no clock and no socket.
+"""The core: all that the shell knows of signalling. Inputs go in, actions come out of `poll`; no clock, no socket.
 
-A datagram's way: source check → endpoint (parse, transaction) → dialog → leg → call → other leg → endpoint → `Transmit`.
+A datagram's way: source check → endpoint (parse, transaction) → dialog → leg → call → other leg → endpoint → bytes.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Listener:
 
 
 class Core:
-    """Run every call. See the module's docstring and house rules for the verbs; none of them raises for what a peer sent."""
+    """Run every call. None of the inputs raises for what a peer sent."""
 
     def __init__(
         self,
@@ -389,7 +389,7 @@ class Core:
         return None
 
     def route(self, source: str, number: str, caller: str | None = None) -> dict[str, Any]:
-        """Say where a call would go and what would be sent, without sending it. Raises KeyError for an unknown source."""
+        """Say where a call would go and what would be sent, sending nothing. Raises KeyError for an unknown source."""
         peer = self._config.peer(source)
         found = self._routes.find((peer,), number)
         if found is None:
@@ -406,7 +406,8 @@ class Core:
             }
             if flow is not None:
                 sent = invitation(target, asked, self._host(flow))
-                offer = make_offer(None, codec_policy(target.peer), Anchor(self._exchange.media_address, 0, 0, 0))
+                policy = codec_policy(target.peer).within(codec_policy(peer))
+                offer = make_offer(None, policy, Anchor(self._exchange.media_address, 0, 0, 0))
                 plan |= {
                     "request_uri": sent.request_uri,
                     "from": str(sent.sender),

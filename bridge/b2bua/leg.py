@@ -1,7 +1,7 @@
 """One half of a call: a SIP dialog with one peer, from its INVITE to its BYE.
 
-A leg turns SIP into call-control events (bridge.b2bua.control) and these into SIP. Whether it was called or calls is its
-first state and nothing else; it knows nothing of the leg on the other side.
+A leg turns SIP into call-control events (bridge.b2bua.control) and these into SIP. Whether it was called or calls is
+its first state and nothing else; it knows nothing of the leg on the other side.
 """
 
 from __future__ import annotations
@@ -27,21 +27,8 @@ from bridge.sip.transaction import ClientTransaction, ServerTransaction
 
 ALLOW = "INVITE, ACK, CANCEL, BYE, OPTIONS"
 _KNOWN_METHODS = frozenset(
-    (
-        "INVITE",
-        "ACK",
-        "CANCEL",
-        "BYE",
-        "OPTIONS",
-        "REGISTER",
-        "PRACK",
-        "UPDATE",
-        "INFO",
-        "REFER",
-        "NOTIFY",
-        "SUBSCRIBE",
-    )
-    + ("MESSAGE", "PUBLISH")
+    {"INVITE", "ACK", "CANCEL", "BYE", "OPTIONS", "REGISTER", "PRACK", "UPDATE", "INFO"}
+    | {"REFER", "NOTIFY", "SUBSCRIBE", "MESSAGE", "PUBLISH"}
 )
 
 
@@ -90,6 +77,7 @@ class Leg:
         self.responded = False  # the peer has given any response to our INVITE
         self.local_description: sdp.Description | None = None  # what we last said, and
         self.remote_description: sdp.Description | None = None  # what the peer last said
+        self.we_answered = False  # which of the two was the answer
         self._switchboard = switchboard
         self._endpoint = switchboard.endpoint
         self._receiver = receiver
@@ -149,6 +137,7 @@ class Leg:
         self._endpoint.respond(event.transaction, response_to(request, 100), now)
         self._dialog = Dialog.uas(request, self.local_tag, self.contact)
         self.remote_description = description_of(request)
+        self.we_answered = self.remote_description is not None
 
     def ring(self, now: float) -> None:
         """Let the caller hear ringing, once however often the far side repeats it (D7)."""
@@ -195,10 +184,11 @@ class Leg:
             case _:
                 pass
 
-    def accept_reoffer(self, description: sdp.Description, now: float) -> None:
-        """Answer the re-INVITE that was reported by `Reoffer`."""
+    def accept_reoffer(self, offer: sdp.Description, description: sdp.Description, now: float) -> None:
+        """Answer the re-INVITE whose ``offer`` was reported by `Reoffer`."""
         assert self._reinvited is not None
-        self.local_description = description
+        self.local_description, self.remote_description = description, offer
+        self.we_answered = True
         self._respond(self._reinvited, 200, now, description)
 
     def probe(self, now: float) -> None:
@@ -232,10 +222,13 @@ class Leg:
             offerless = not self._reinvited.request.body
             self._reinvited = None
             if offerless and (answer := description_of(request)) is not None:
-                self.remote_description = answer
+                self.remote_description, self.we_answered = answer, False
                 self._receiver(self, Answer(answer), now)
         elif self.state is LegState.ANSWERED:
             self.state = LegState.CONFIRMED
+            if not self.we_answered and (answer := description_of(request)) is not None:
+                self.remote_description = answer
+                self._receiver(self, Answer(answer), now)
             if self._departure is not None:
                 self._bye(*self._departure, now)
 

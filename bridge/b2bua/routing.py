@@ -236,6 +236,6 @@ def is_address(host: str) -> bool:
 
 
 def is_private(address: str) -> bool:
-    """Tell whether an address literal means nothing beyond its own network. Loopback is not meant: it is this machine."""
+    """Tell whether an address means nothing beyond its own network; loopback is not meant."""
     ip = ipaddress.ip_address(address.strip("[]"))
     return not ip.is_global and not ip.is_loopback
