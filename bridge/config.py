@@ -1,12 +1,41 @@
-"""trunkbridge.toml → frozen `Config`; an error names file, line, key and the remedy."""
+"""trunkbridge.toml → frozen `Config`; an error names file, line, key and the remedy.
+
+Relative paths (``state_dir``, profile files, ``${file:…}``) are relative to the directory of the
+configuration file. ``${env:NAME}`` and ``${file:PATH}`` stand for a value anywhere in a string. Messages
+quote what the file says, never what a reference stands for, so a secret cannot get into them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import ipaddress
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from bridge.profile import Profile
+from bridge.document import Document, KeyPath
+from bridge.errors import ConfigError
+from bridge.profile import (
+    HOST,
+    PLACEHOLDER,
+    SCHEMA,
+    TRANSPORTS,
+    Mistake,
+    Profile,
+    alternatives,
+    did_you_mean,
+    load_profile,
+    read_key,
+    shown,
+)
+
+BUILT_TRANSPORTS = ("udp",)
+"""What this version can speak; the others of `TRANSPORTS` are refused with a sentence."""
+BUILT_FEATURES: frozenset[str] = frozenset()
+"""What this version has of the features a profile can require."""
+_FEATURE_NAMES = {"tcp": "TCP", "tls": "TLS", "srtp": "SRTP", "http-step": "an HTTP request before dialling"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +96,14 @@ class Peer:
     password: str = field(repr=False, default="")
     max_calls: int = 0  # 0: no limit
     cps: float = 0.0  # 0: no limit
-    variables: Mapping[str, str] = field(default_factory=dict)  # other keys that fill URI templates
+    variables: Mapping[str, str] = field(repr=False, default_factory=dict)  # other keys that fill URI templates
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """``from`` (a peer's name or "*") and ``number`` (exact, prefix with "*", or "*") → peers to try in order."""
+    """``from`` (a peer's name or "*") and ``number`` (exact, prefix with "*", or "*") → peers to try in
+    order.
+    """
 
     name: str
     source: str
@@ -90,7 +121,540 @@ class Config:
     carriers: Mapping[str, Peer]
     platforms: Mapping[str, Peer]
     routes: tuple[Route, ...]
+    warnings: tuple[ConfigError, ...] = ()  # what works but should not stay so, in the order of the lines
 
     def peer(self, name: str) -> Peer:
         """Return the carrier or platform of that name; the loader has seen that routes name only known ones."""
         return self.carriers.get(name) or self.platforms[name]
+
+
+def load(path: Path | str) -> Config:
+    """Load a configuration. Raises its first ConfigError."""
+    config, errors = check(path)
+    if errors or config is None:
+        raise errors[0]
+    return config
+
+
+def check(path: Path | str) -> tuple[Config | None, list[ConfigError]]:
+    """Load a configuration; return it, or None and every problem in the order of the lines."""
+    try:
+        document = Document.read(Path(path))
+    except ConfigError as error:
+        return None, [error]
+    return _Loader(document).load()
+
+
+_SECRETS = frozenset({"password", "token", "api_key"})
+_REFERENCE = re.compile(r"\$\{([^}]*)\}?")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_NUMBER = re.compile(r"\*|\+?[A-Za-z0-9_.#-]+\*?")
+_DNS_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_](?:[A-Za-z0-9_-]*)(?:\.[A-Za-z0-9_-]+)*\.?")
+# Where orchestrators mount secrets for one container alone, with a mode that they choose
+_MOUNTED_SECRETS = (Path("/run/secrets"), Path("/var/run/secrets"))
+_PEER_KEYS = ("profile", "mode", "region", "sources", "user", "username", "password", "max_calls", "cps")
+
+
+class _Table:
+    """One table of the file: typed values with their places; keys nobody asks for are errors in the end."""
+
+    def __init__(self, loader: _Loader, values: Any, path: KeyPath) -> None:
+        self.loader = loader
+        self.path = path
+        self.known: set[str] = set()
+        self.values: Mapping[str, Any] = {}
+        if isinstance(values, Mapping):
+            self.values = values
+        else:
+            loader.wrong(path, "is not a table", f"write [{'.'.join(str(part) for part in path)}]")
+
+    def raw(self, key: str) -> Any:
+        self.known.add(key)
+        return self.values.get(key)
+
+    def wrong(self, key: str | KeyPath, problem: str, remedy: str) -> None:
+        self.loader.wrong((*self.path, *(key if isinstance(key, tuple) else (key,))), problem, remedy)
+
+    def text(self, key: str, default: str = "") -> str:
+        value = self.raw(key)
+        if value is None:
+            return default
+        if not isinstance(value, str):
+            self.wrong(key, f"{self.shown(key, value)} is not text", "put it in quotes")
+            return default
+        return self.loader.resolve((*self.path, key), value)
+
+    def texts(self, key: str) -> list[str]:
+        value = self.raw(key)
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            self.wrong(key, f"{shown(value)} is not a list", f"write [{shown(value)}]")
+            return []
+        texts = []
+        for index, item in enumerate(value):
+            if isinstance(item, str):
+                texts.append(self.loader.resolve((*self.path, key, index), item))
+            else:
+                self.wrong((key, index), f"{shown(item)} is not text", "put it in quotes")
+        return texts
+
+    def number(self, key: str, whole: bool) -> float:
+        value = self.raw(key)
+        kinds = int if whole else int | float
+        if value is None:
+            return 0
+        if not isinstance(value, kinds) or isinstance(value, bool) or value < 0:
+            wanted = "a whole number, 0 for no limit" if whole else "a number, 0 for no limit"
+            self.wrong(key, f"{shown(value)} does not fit here", f"write {wanted}")
+            return 0
+        return value
+
+    def shown(self, key: str, value: Any) -> str:
+        return "the value" if key in _SECRETS else shown(value)
+
+    def finish(self, also: Iterable[str] = ()) -> None:
+        """Report the keys that nobody asked for."""
+        for key in self.values:
+            if key not in self.known:
+                remedy = did_you_mean(key, {*self.known, *also}, "leave it out")
+                self.wrong(key, "is no key here", remedy)
+
+
+class _Loader:
+    """Read one document, collecting every problem on the way."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._directory = document.path.parent
+        self._errors: list[ConfigError] = []
+        self._warnings: list[ConfigError] = []
+        self._broken: set[str] = set()  # peers that are there but wrong: routes to them are not wrong again
+
+    def load(self) -> tuple[Config | None, list[ConfigError]]:
+        root = _Table(self, self._document.values, ())
+        node = self._node(root)
+        sip = self._sip(root)
+        media = self._media(root, sip)
+        admin = self._admin(root)
+        carriers = self._peers(root, "carrier")
+        platforms = self._peers(root, "platform", taken=carriers)
+        routes = self._routes(root, carriers, platforms)
+        root.finish()
+        self._warn_of_open_secrets()
+        if self._errors:
+            return None, sorted(self._errors, key=lambda error: error.line)
+        warnings = tuple(sorted(self._warnings, key=lambda error: error.line))
+        path = self._document.file
+        return Config(path, node, sip, media, admin, carriers, platforms, routes, warnings), []
+
+    def wrong(self, path: KeyPath, problem: str, remedy: str) -> None:
+        self._errors.append(self._document.error(path, problem, remedy))
+
+    def warn(self, path: KeyPath, problem: str, remedy: str) -> None:
+        self._warnings.append(self._document.error(path, problem, remedy))
+
+    def resolve(self, path: KeyPath, text: str) -> str:
+        """Put in what ``${env:NAME}`` and ``${file:PATH}`` stand for."""
+        return _REFERENCE.sub(lambda match: self._reference(path, match), text)
+
+    def _reference(self, path: KeyPath, match: re.Match[str]) -> str:
+        kind, _, name = match[1].partition(":")
+        if not match[0].endswith("}") or kind not in ("env", "file") or not name:
+            self.wrong(path, f"{shown(match[0])} is no reference", "write ${env:NAME} or ${file:PATH}")
+            return ""
+        if kind == "env":
+            value = os.environ.get(name)
+            if value is None:
+                self.wrong(path, f"the environment has no {name}", f"export {name} before starting")
+            return value or ""
+        file = self._directory / Path(name).expanduser()
+        try:
+            mode, value = file.stat().st_mode, file.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            self.wrong(path, f"{file} cannot be read ({reason})", "name a readable text file with the value alone")
+            return ""
+        if mode & 0o004 and not any(file.absolute().is_relative_to(mount) for mount in _MOUNTED_SECRETS):
+            # T17: a secret that everyone on the machine can read is none
+            self.wrong(path, f"{file} can be read by everyone", f"chmod 600 {file}")
+        return value.rstrip("\r\n")
+
+    def _node(self, root: _Table) -> Node:
+        table = self._table(root, "node")
+        name = table.text("name", "trunkbridge")
+        if not _NAME.fullmatch(name):
+            table.wrong("name", f"{shown(name)} does not fit here", "use letters, digits, - _ and .")
+        directory = Path(table.text("state_dir", ".trunkbridge")).expanduser()
+        table.finish()
+        return Node(name, self._directory / directory)
+
+    def _sip(self, root: _Table) -> Sip:
+        table = self._table(root, "sip")
+        listen: list[Listen] = []
+        given = table.texts("listen")
+        if "listen" in table.values and not given:
+            table.wrong("listen", "names no listener", 'write ["udp:0.0.0.0:5060"]')
+        for index, text in enumerate(given or ["udp:0.0.0.0:5060"]):
+            listener = self._listener((*table.path, "listen", index), text)
+            if listener in listen:
+                table.wrong(("listen", index), f"{shown(text)} is there twice", "leave one of them out")
+            elif listener:
+                listen.append(listener)
+        if table.raw("tls") is not None:
+            table.wrong("tls", "this version has no TLS yet", "leave [sip.tls] out")
+        advertise = table.text("advertise", "auto")
+        if not (advertise == "auto" or _is_address(advertise) or _DNS_NAME.fullmatch(advertise)):
+            table.wrong("advertise", f"{shown(advertise)} does not fit here", 'write "auto", an address or a name')
+        table.finish()
+        return Sip(tuple(listen), advertise)
+
+    def _listener(self, path: KeyPath, text: str) -> Listen | None:
+        transport, _, rest = text.partition(":")
+        if transport not in TRANSPORTS:
+            self.wrong(path, f"{shown(text)} is no listener", 'write TRANSPORT:ADDRESS:PORT as "udp:0.0.0.0:5060"')
+            return None
+        if transport not in BUILT_TRANSPORTS:
+            problem = f"this version does not listen on {_FEATURE_NAMES[transport]} yet"
+            self.wrong(path, problem, f'write "udp:{rest or "0.0.0.0:5060"}"')
+            return None
+        address = self._address(path, rest, 5060, f'write "{transport}:0.0.0.0:5060"')
+        return Listen(transport, *address) if address else None
+
+    def _address(self, path: KeyPath, text: str, default_port: int, remedy: str) -> tuple[str, int] | None:
+        """Read ADDRESS:PORT, IPv6 in brackets."""
+        match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[0-9.]+)(?::([0-9]{1,5}))?", text)
+        if not match or not _is_address(match[1].strip("[]")):
+            self.wrong(path, f"{shown(text)} is no address with a port", remedy)
+            return None
+        port = default_port if match[2] is None else int(match[2])
+        if port > 65535:
+            self.wrong(path, f"{port} is no port", remedy)
+            return None
+        return match[1].strip("[]"), port
+
+    def _media(self, root: _Table, sip: Sip) -> Media:
+        table = self._table(root, "media")
+        address = table.text("address", "0.0.0.0")
+        if not _is_address(address):
+            table.wrong("address", f"{shown(address)} is no address", 'write "0.0.0.0" or one of this machine')
+        advertise = table.text("advertise", "auto")
+        if advertise != "auto" and not _is_address(advertise):
+            table.wrong("advertise", f"{shown(advertise)} is no address", 'write "auto" or an address')
+        relay = table.text("relay", "native")
+        if relay == "rtpengine":
+            table.wrong("relay", "this version has no rtpengine backend yet", 'write "native"')
+        elif relay != "native":
+            table.wrong("relay", f"{shown(relay)} is no relay", 'write "native"')
+        ports = self._ports(table, sip)
+        table.finish()
+        return Media(address, advertise, ports, relay)
+
+    def _ports(self, table: _Table, sip: Sip) -> tuple[int, int]:
+        text = table.text("ports", "10000-19999")
+        match = re.fullmatch(r"([0-9]{1,5})-([0-9]{1,5})", text)
+        remedy = 'write FIRST-LAST as "10000-19999"'
+        if not match:
+            table.wrong("ports", f"{shown(text)} is no port range", remedy)
+            return (10000, 19999)
+        first, last = int(match[1]), int(match[2])
+        if not 1024 <= first <= last <= 65535:
+            table.wrong("ports", f"{shown(text)} does not run upward from 1024 to 65535", remedy)
+        elif (last + 1) // 2 - (first + 1) // 2 < 2:
+            table.wrong(
+                "ports", f"{shown(text)} has no room for a call", "a call takes two even ports and the odd ones above"
+            )
+        for listener in sip.listen:
+            if listener.transport == "udp" and first <= listener.port <= last:
+                table.wrong("ports", f"{listener.port} in it is a SIP listener's", "keep the range clear of it")
+        return first, last
+
+    def _admin(self, root: _Table) -> Admin:
+        table = self._table(root, "admin")
+        text = table.text("listen", "127.0.0.1:9060")
+        listen = self._address((*table.path, "listen"), text, 9060, 'write "127.0.0.1:9060"')
+        token = table.text("token")
+        if listen and not token and not ipaddress.ip_address(listen[0]).is_loopback and "token" not in table.values:
+            table.wrong("listen", "is not loopback and there is no token", 'write token = "${file:admin.token}"')
+        elif "token" in table.values and not token:
+            table.wrong("token", "is empty", "put a long random text in it, or leave it out on loopback")
+        table.finish()
+        return Admin(listen or ("127.0.0.1", 9060), token)
+
+    def _peers(self, root: _Table, kind: str, taken: Iterable[str] = ()) -> dict[str, Peer]:
+        peers = {}
+        outer = self._table(root, f"{kind}s")
+        for name in outer.values:
+            path = (*outer.path, name)
+            if not _NAME.fullmatch(name):
+                self.wrong(path, f"{shown(name)} is no name", "use letters, digits, - _ and .")
+            elif name in taken:
+                self.wrong(path, "a carrier has this name already", "give one of the two another name")
+            before = len(self._errors)
+            peer = self._peer(_Table(self, outer.raw(name), path), name, kind)
+            if peer and len(self._errors) == before:
+                peers[name] = peer
+            else:
+                self._broken.add(name)
+        return peers
+
+    def _peer(self, table: _Table, name: str, kind: str) -> Peer | None:
+        profile = self._profile(table, kind)
+        accounts = {key: table.text(key) for key in ("user", "username", "password")}
+        own_sources = self._networks(table)
+        max_calls, cps = int(table.number("max_calls", whole=True)), table.number("cps", whole=False)
+        if accounts["username"] and not accounts["password"] and "password" not in table.values:
+            table.wrong("username", "has no password", 'write password = "${env:NAME}"')
+        if accounts["password"] and not accounts["username"]:
+            table.wrong("password", "has no username", "write username beside it")
+        if profile is None:
+            return None  # what the other keys should be is not known
+        needed = [key for key in profile.placeholders if key not in accounts]
+        variables = {
+            key: table.text(key) for key in (*needed, *profile.variables) if key in table.values or key in needed
+        }
+        table.known |= {*needed, *profile.variables}
+        if self._unmet(table, profile):
+            table.finish(SCHEMA)
+            return None
+        values = accounts | variables
+        for key in profile.placeholders:
+            if not values[key]:
+                template = (
+                    f"{profile.name} dials {profile.request_uri}"
+                    if key in profile.request_uri
+                    else (f"{profile.name} is reached at {', '.join(profile.hosts)}")
+                )
+                table.wrong(key, f"is missing: {template}", f'write {key} = "…"')
+            elif not re.fullmatch(r"[A-Za-z0-9_.!~*'()&=+$,;?/%-]+", values[key]):
+                table.wrong(key, "has characters that a URI cannot hold", "use letters, digits and - _ . + %")
+        table.finish(SCHEMA)
+        hosts = self._hosts(table, profile, values)
+        headers = _headers(profile.headers, values)
+        sources = (*own_sources, *profile.signalling_sources, *_literal_sources(hosts))
+        return Peer(
+            name=name,
+            kind=kind,
+            profile=replace(profile, headers=headers),
+            hosts=hosts,
+            sources=tuple(dict.fromkeys(sources)),
+            max_calls=max_calls,
+            cps=float(cps),
+            variables=variables,
+            **accounts,
+        )
+
+    def _profile(self, table: _Table, kind: str) -> Profile | None:
+        """Load the account's profile with the overrides of its table; report what is wrong with either."""
+        table.known |= set(_PEER_KEYS)
+        overrides: dict[str, Any] = {}
+        for option in ("mode", "region"):
+            if option in table.values:
+                overrides[option] = table.text(option)
+        for key in table.values:
+            if key not in SCHEMA or key in _PEER_KEYS:
+                continue
+            table.known.add(key)
+            if not SCHEMA[key].overridable:
+                table.wrong(key, "belongs to the profile alone", "leave it out, or write a profile file")
+                continue
+            try:
+                value = self._resolve_all((*table.path, key), table.values[key])
+                read_key(key, value)
+                overrides[key] = value
+            except Mistake as mistake:
+                table.wrong((key, *mistake.path), mistake.problem, mistake.remedy)
+        name = table.text("profile", f"generic-{kind}")
+
+        def where(path: KeyPath, problem: str, remedy: str) -> ConfigError:
+            return self._document.error((*table.path, *path), problem, remedy)
+
+        try:
+            profile = load_profile(name, overrides, base=self._directory, where=where)
+        except ConfigError as error:
+            self._errors.append(error)
+            return None
+        if profile.kind != kind:
+            table.wrong(
+                "profile", f"{profile.name} is a {profile.kind}", f"move it to [{profile.kind}s.{table.path[-1]}]"
+            )
+            return None
+        return profile
+
+    def _resolve_all(self, path: KeyPath, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.resolve(path, value)
+        if isinstance(value, list):
+            return [self._resolve_all((*path, index), item) for index, item in enumerate(value)]
+        if isinstance(value, Mapping):
+            return {key: self._resolve_all((*path, key), item) for key, item in value.items()}
+        return value
+
+    def _unmet(self, table: _Table, profile: Profile) -> bool:
+        """Report what the profile needs and this version does not have."""
+        required = set(profile.requires) | ({"srtp"} if profile.srtp == "require" else set())
+        if not set(profile.transports) & set(BUILT_TRANSPORTS):
+            required.add(profile.transports[0])
+        missing = [name for feature, name in _FEATURE_NAMES.items() if feature in required - BUILT_FEATURES]
+        if not missing:
+            return False
+        needs = " and ".join(missing)
+        if profile.mode and len(profile.modes) > 1:
+            others = [mode for mode in profile.modes if mode != profile.mode]
+            subject, key = f"{profile.name}'s {profile.mode} mode", "mode"
+            remedy = f"write mode = {alternatives(others)}"
+        else:
+            subject, key = profile.name, "profile"
+            remedy = (
+                "use another platform until it has"
+                if profile.kind == "platform"
+                else "use another carrier until it has"
+            )
+        table.wrong(key, f"{subject} needs {needs}, which this version does not have yet", remedy)
+        return True
+
+    def _networks(self, table: _Table) -> list[str]:
+        networks = []
+        read = SCHEMA["signalling_sources"].read
+        for index, text in enumerate(table.texts("sources")):
+            try:
+                network = str(read([text])[0])
+            except Mistake as mistake:
+                table.wrong(("sources", index), mistake.problem, mistake.remedy)
+                continue
+            networks.append(network)
+            if network in ("0.0.0.0/0", "::/0"):
+                problem = "trusts the whole Internet: any scanner can place calls"
+                self.warn((*table.path, "sources", index), problem, "name the networks of the account")
+        return networks
+
+    def _hosts(self, table: _Table, profile: Profile, values: Mapping[str, str]) -> tuple[Host, ...]:
+        if not profile.hosts and not table.values.get("hosts"):
+            table.wrong("hosts", f"is missing: {profile.name} knows none", 'write hosts = ["sip.example.com"]')
+        hosts = []
+        for index, text in enumerate(profile.hosts):
+            if not all(values.get(key) for key in PLACEHOLDER.findall(text)):
+                continue  # that the key is missing is reported where it is asked for
+            filled = PLACEHOLDER.sub(lambda match: values[match[1]], text)
+            host = self._host(table, ("hosts", index), profile, filled)
+            if host:
+                hosts.append(host)
+        return tuple(hosts)
+
+    def _host(self, table: _Table, path: KeyPath, profile: Profile, text: str) -> Host | None:
+        match = HOST.fullmatch(text)
+        if not match:
+            table.wrong(path, f"{shown(text)} is not a host", "check the keys that fill the profile's host")
+            return None
+        usable = [transport for transport in profile.transports if transport in BUILT_TRANSPORTS]
+        transport = (match["transport"] or usable[0]).lower()
+        if transport not in profile.transports:
+            offered = alternatives(profile.transports)
+            table.wrong(path, f"{profile.name} does not take {transport}", f"write ;transport= with {offered}")
+            return None
+        if transport not in BUILT_TRANSPORTS:
+            problem = f"this version does not send over {_FEATURE_NAMES[transport]} yet"
+            table.wrong(path, problem, "write ;transport=udp, or leave it out")
+            return None
+        return Host(match["host"].strip("[]"), int(match["port"] or 0), transport)
+
+    def _routes(self, root: _Table, carriers: Mapping[str, Peer], platforms: Mapping[str, Peer]) -> tuple[Route, ...]:
+        given = root.raw("routes")
+        if given is None:
+            self.warn((), "there are no routes: every call is refused", "write [[routes]] with from and to")
+            return ()
+        if not isinstance(given, list):
+            self.wrong(("routes",), "is not a list of tables", "write [[routes]]")
+            return ()
+        kinds = dict.fromkeys(carriers, "carrier") | dict.fromkeys(platforms, "platform")
+        routes: list[Route] = []
+        for index, values in enumerate(given):
+            table = _Table(self, values, ("routes", index))
+            route = self._route(table, index, kinds)
+            if route.name in (other.name for other in routes):
+                table.wrong("name", f"{shown(route.name)} is there twice", "give each route its own name")
+            routes.append(route)
+            source = carriers.get(route.source) or platforms.get(route.source)
+            if source and not source.sources:
+                problem = f"no address of {route.source} is known, so its calls are dropped"
+                self.warn((*table.path, "from"), problem, f"write sources in [{source.kind}s.{route.source}]")
+        return tuple(routes)
+
+    def _route(self, table: _Table, index: int, kinds: Mapping[str, str]) -> Route:
+        name = table.text("name", f"route {index + 1}")
+        source = table.text("from")
+        number = table.text("number", "*")
+        targets = table.texts("to")
+        if not source:
+            table.wrong("from", "is missing", 'write from = "NAME" of a carrier or platform, or "*"')
+        elif source != "*":
+            self._known_peer(table, ("from",), source, kinds)
+        if not _NUMBER.fullmatch(number):
+            remedy = 'write a number, a prefix with * at its end as "+1415*", or "*"'
+            table.wrong("number", f"{shown(number)} is no number", remedy)
+        if not targets:
+            table.wrong("to", "names no target", 'write to = ["NAME"]')
+        wanted = {"carrier": "platform", "platform": "carrier"}.get(kinds.get(source, ""))
+        for position, target in enumerate(targets):
+            if not self._known_peer(table, ("to", position), target, kinds):
+                continue
+            wanted = wanted or kinds[target]
+            if kinds[target] != wanted:
+                problem = f"{target} is a {kinds[target]}, and this route leads to {wanted}s"
+                table.wrong(("to", position), problem, f"name a {wanted}, or write a route of its own")
+        table.finish()
+        return Route(name, source, number, tuple(targets))
+
+    def _known_peer(self, table: _Table, path: KeyPath, name: str, kinds: Mapping[str, str]) -> bool:
+        if name in kinds:
+            return True
+        if name not in self._broken:
+            known = [*kinds, *sorted(self._broken)]
+            otherwise = f"write {alternatives(known)}" if known else "add it under [carriers] or [platforms]"
+            table.wrong(path, f"there is no carrier or platform {shown(name)}", did_you_mean(name, known, otherwise))
+        return False
+
+    def _table(self, root: _Table, name: str) -> _Table:
+        values = root.raw(name)
+        return _Table(self, {} if values is None else values, (name,))
+
+    def _warn_of_open_secrets(self) -> None:
+        """Point out secrets that are written in a configuration which everyone can read (T17)."""
+        try:
+            readable = self._document.path.stat().st_mode & 0o004
+        except OSError:
+            return
+        for path, value in _leaves(self._document.values):
+            if readable and path[-1] in _SECRETS and isinstance(value, str) and "${" not in value and value:
+                remedy = f"chmod 600 {self._document.file}, or write ${{file:PATH}}"
+                self.warn(path, "stands in a file that everyone can read", remedy)
+
+
+def _leaves(values: Any, path: KeyPath = ()) -> Iterable[tuple[KeyPath, Any]]:
+    items = values.items() if isinstance(values, Mapping) else enumerate(values)
+    for key, value in items:
+        if isinstance(value, Mapping | list):
+            yield from _leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def _headers(headers: Mapping[str, str], values: Mapping[str, str]) -> dict[str, str]:
+    """Fill the placeholders of header values; a header of which one is not set is left out."""
+    filled = {}
+    for name, text in headers.items():
+        if all(values.get(key) for key in PLACEHOLDER.findall(text)):
+            filled[name] = PLACEHOLDER.sub(lambda match: values[match[1]], text)
+    return filled
+
+
+def _literal_sources(hosts: Iterable[Host]) -> Iterable[str]:
+    return [str(ipaddress.ip_network(host.host)) for host in hosts if _is_address(host.host)]
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -139,7 +139,7 @@ class MediaSection:
 
     @property
     def codecs(self) -> tuple[Codec, ...]:
-        """Return the payload formats in the order of the m-line; numbers that nothing explains are left out."""
+        """Return the payload formats in the order of the m-line, without the numbers that nothing explains."""
         rtpmap = {int(m[1]): m for value in self.attributes("rtpmap") if (m := _RTPMAP.fullmatch(value))}
         fmtp = {int(m[1]): m[2].strip() for value in self.attributes("fmtp") if (m := _FMTP.fullmatch(value))}
         codecs: dict[int, Codec] = {}
