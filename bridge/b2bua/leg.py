@@ -410,7 +410,8 @@ class Leg:
         """Take a re-INVITE; the call answers it from what is already agreed (D23)."""
         request = event.request
         if self.state is LegState.INVITED or (self._reinvited is not None and self._reinvited.final is None):
-            raise PeerError(500, "Server Internal Error")  # R11: the first INVITE has no final response yet
+            # R11, RFC 3261 §14.2: the first INVITE has no final response yet
+            raise PeerError(500, "Server Internal Error", (("Retry-After", "5"),))
         if self.state is not LegState.CONFIRMED:
             raise PeerError(491, "Request Pending")
         assert self._dialog is not None
