@@ -45,6 +45,11 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def is_wildcard(host: str) -> bool:
+    """Tell whether an address literal means every address of this machine."""
+    return ipaddress.ip_address(host).is_unspecified
+
+
 def host_port(host: str, port: int) -> str:
     """Join a host and a port as URIs write them: IPv6 in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -98,7 +98,7 @@ class Driver:
     def command(self, command: Command) -> str:
         """Obey the operator; return what went wrong in plain words, or an empty string."""
         self._problem = ""
-        self._input(self._core.command, command)
+        self._input(self._obey, command)
         return self._problem
 
     def stop(self) -> None:
@@ -106,6 +106,12 @@ class Driver:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
+
+    def _obey(self, command: Command, now: float) -> None:
+        try:
+            self._core.command(command, now)
+        except KeyError:
+            self._problem = "no live call has this id"
 
     def _deadline(self) -> None:
         self._timer = None
