@@ -46,7 +46,7 @@ class Party:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.out = Path(settings["out"])
-        self.role: str = settings["role"]
+        self.name: str = settings["name"]
         self.seconds = float(settings["seconds"])
         host, port = settings["address"]
         self.agent = UserAgent((host, port))
@@ -69,7 +69,7 @@ class Party:
         """Write one file for each call, and how exactly this party itself kept time."""
         late = np.array([one for _, endpoint in self.kept for one in endpoint.sent_late] or [0.0]) * 1000
         for index, (call, endpoint) in enumerate(self.kept):
-            save_call(self.out / f"{self.role}-{index}", call, endpoint)
+            save_call(self.out / f"{self.name}-{index}", call, endpoint)
         say("saved", calls=len(self.kept), late_ms_p99=float(np.percentile(late, 99)), late_ms_max=float(late.max()))
 
 
@@ -101,7 +101,7 @@ class Carrier(Party):
             endpoint.quiet = bool(wanted.get("quiet"))
             endpoint.start(call.audio.address)
             say("answered", call=call.call_id, caller=call.caller)
-            talk = asyncio.ensure_future(caller_talks(endpoint))
+            talk = asyncio.ensure_future(caller_talks(endpoint, int(wanted.get("line", 0))))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(call.ended.wait(), self.seconds)
             talk.cancel()
@@ -109,10 +109,9 @@ class Carrier(Party):
         self.ended(call, endpoint)
 
 
-async def caller_talks(endpoint: Endpoint) -> None:
+async def caller_talks(endpoint: Endpoint, turn: int) -> None:
     """Wait for the agent's turn to end, say the next line, and so on; ask again where nothing is heard."""
     lines = [spoken(speech.CALLER, text, endpoint.payload_type) for text in speech.CALLER_LINES]
-    turn = 0
     while True:
         await endpoint.heard_out(0.5, within=9.0)
         await endpoint.say(lines[turn % len(lines)])
@@ -150,19 +149,20 @@ class Platform(Party):
         endpoint.quiet = True
         endpoint.start(call.audio.address)
         say("answered", call=call.call_id, caller=call.caller)
-        talk = asyncio.ensure_future(self.talks(endpoint))
+        # Agents of different calls say different things: audio of another call would be noticed.
+        talk = asyncio.ensure_future(self.talks(endpoint, len(self.kept) - 1))
         await call.ended.wait()
         talk.cancel()
         self.ended(call, endpoint)
 
-    async def talks(self, endpoint: Endpoint) -> None:
+    async def talks(self, endpoint: Endpoint, line: int) -> None:
         behaviour = self.behaviour
         lines = [spoken(speech.AGENT, text, endpoint.payload_type) for text in speech.AGENT_LINES]
         await asyncio.sleep(behaviour.greets_after)
         turn = 0
         while True:
             endpoint.quiet = False
-            await endpoint.say(lines[turn % len(lines)])
+            await endpoint.say(lines[(line + turn) % len(lines)])
             endpoint.quiet = behaviour.listens_quiet
             await endpoint.heard_out(behaviour.patience, within=60.0)
             endpoint.quiet = True
@@ -221,10 +221,10 @@ class Kept:
     spurts: tuple[tuple[float, Samples], ...]
 
 
-def load_calls(out: Path, role: str) -> list[Kept]:
-    """Read every call that the party of that role wrote."""
+def load_calls(out: Path, name: str) -> list[Kept]:
+    """Read every call that the party of that name wrote."""
     kept = []
-    for path in sorted(out.glob(f"{role}-*.json")):
+    for path in sorted(out.glob(f"{name}-*.json")):
         facts = json.loads(path.read_text())
         with np.load(path.with_suffix(".npz")) as stored:
             ends = np.cumsum(stored["length"])
