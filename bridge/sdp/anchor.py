@@ -43,8 +43,10 @@ def describe(anchor: Anchor, sections: Iterable[Sequence[str]], times: Sequence[
     return build(lines)
 
 
-def audio(anchor: Anchor, codecs: Sequence[Codec], direction: str, ptime_ms: int, mux: bool) -> list[str]:
-    """Write our audio section: RTP/AVP at the anchor, an rtpmap for every number, RTCP where it really is."""
+def audio(
+    anchor: Anchor, codecs: Sequence[Codec], direction: str, ptime_ms: int, mux: bool, rtcp_port: int
+) -> list[str]:
+    """Write our audio section: RTP/AVP at the anchor, an rtpmap for every number, RTCP at ``rtcp_port``."""
     lines = [f"m=audio {anchor.port} RTP/AVP {' '.join(str(codec.payload_type) for codec in codecs)}"]
     for codec in codecs:
         channels = f"/{codec.channels}" if codec.channels > 1 else ""
@@ -54,7 +56,7 @@ def audio(anchor: Anchor, codecs: Sequence[Codec], direction: str, ptime_ms: int
             lines.append(f"a=fmtp:{codec.payload_type} {codec.fmtp}")
     lines.append(f"a=ptime:{ptime_ms}")
     lines.append(f"a={direction}")
-    lines.append(f"a=rtcp:{anchor.port + 1}")
+    lines.append(f"a=rtcp:{rtcp_port}")
     if mux:
         lines.append("a=rtcp-mux")
     return lines

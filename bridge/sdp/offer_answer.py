@@ -90,9 +90,7 @@ class CodecPolicy:
         taken = [codec for codec in offered if codec.format in wanted]
         rates = {codec.clock_rate for codec in taken}
         if self.telephone_event:
-            taken += [
-                codec for codec in offered if codec.encoding == TELEPHONE_EVENT and codec.clock_rate in rates
-            ]
+            taken += [codec for codec in offered if codec.encoding == TELEPHONE_EVENT and codec.clock_rate in rates]
         return taken
 
 
@@ -135,7 +133,8 @@ def make_offer(
         codecs, mux = _usable_codecs(section, policy), section.rtcp_mux
     if not codecs:
         raise _not_acceptable()
-    return describe(anchor, [audio(anchor, codecs, direction, policy.ptime_ms, mux)])
+    # RFC 5761 §5.1.1: a=rtcp in an offer says where RTCP goes if the answer has no a=rtcp-mux
+    return describe(anchor, [audio(anchor, codecs, direction, policy.ptime_ms, mux, anchor.port + 1)])
 
 
 def make_answer(
@@ -193,9 +192,7 @@ def local_answer(
     for index, section in candidates:
         if not _is_live_audio(section):
             continue
-        codecs = [
-            replace(codec, fmtp=fmtp[codec.format]) for codec in _numbered(section) if codec.format in order
-        ]
+        codecs = [replace(codec, fmtp=fmtp[codec.format]) for codec in _numbered(section) if codec.format in order]
         if _has_audio(codecs):
             codecs.sort(key=lambda codec: order[codec.format])
             # Hold ends when the peer ends it, so we always want all that it allows (RFC 3264 §6.1)
@@ -270,7 +267,8 @@ def _answer(
     """Answer section ``index`` of the offer with ``codecs`` and reject the others."""
     taken = offer.media[index]
     allowed = _answer_direction(taken.direction, direction)
-    ours = audio(anchor, codecs, allowed, ptime_ms, taken.rtcp_mux)
+    rtcp_port = anchor.port if taken.rtcp_mux else anchor.port + 1
+    ours = audio(anchor, codecs, allowed, ptime_ms, taken.rtcp_mux, rtcp_port)
     sections = [ours if position == index else rejected(other) for position, other in enumerate(offer.media)]
     return describe(anchor, sections, times(offer))
 

@@ -206,12 +206,10 @@ def build(lines: Sequence[str]) -> Description:
     starts = [index for index, line in enumerate(lines) if line.startswith("m=")]
     if len(starts) > MAX_MEDIA_SECTIONS:
         raise _refusal(f"more than {MAX_MEDIA_SECTIONS} m-lines")
-    ends = [*starts[1:], len(lines)]
+    ends = [*starts, len(lines)][1:]
     session = tuple(lines[: starts[0]] if starts else lines)
     _limit_attributes(session)
-    sections = (
-        _section(lines[s], tuple(lines[s + 1 : e]), session) for s, e in zip(starts, ends, strict=True)
-    )
+    sections = (_section(lines[s], tuple(lines[s + 1 : e]), session) for s, e in zip(starts, ends, strict=True))
     return Description(session, tuple(sections))
 
 
@@ -222,9 +220,7 @@ def _section(line: str, lines: tuple[str, ...], session: tuple[str, ...]) -> Med
     formats = [text for text in formats if text]
     if not match or int(match[1]) > 65535 or not formats:
         raise _refusal("an SDP m-line that is not <media> <port> <proto> <fmt>")
-    section = MediaSection(
-        line, kind, int(match[1]), int(match[2] or 1), protocol, tuple(formats), lines, session
-    )
+    section = MediaSection(line, kind, int(match[1]), int(match[2] or 1), protocol, tuple(formats), lines, session)
     # RFC 8866 §5.7: c= is there at one of the two levels; a rejected section needs none
     if section.port and section.connection is None:
         raise _refusal("an SDP media section without a c= line")
