@@ -148,7 +148,7 @@ def check(path: Path | str) -> tuple[Config | None, list[ConfigError]]:
 _SECRETS = frozenset({"password", "token", "api_key"})
 _REFERENCE = re.compile(r"\$\{([^}]*)\}?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_NUMBER = re.compile(r"\*|\+?[A-Za-z0-9_.#-]+\*?")
+_NUMBER = re.compile(r"\*|\+?[A-Za-z0-9_.#() -]+\*?")
 _DNS_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_](?:[A-Za-z0-9_-]*)(?:\.[A-Za-z0-9_-]+)*\.?")
 # Where orchestrators mount secrets for one container alone, with a mode that they choose
 _MOUNTED_SECRETS = (Path("/run/secrets"), Path("/var/run/secrets"))
@@ -230,6 +230,7 @@ class _Loader:
         self._errors: list[ConfigError] = []
         self._warnings: list[ConfigError] = []
         self._broken: set[str] = set()  # peers that are there but wrong: routes to them are not wrong again
+        self._resolved: dict[KeyPath, tuple[str, str]] = {}  # where references stood: what came of it, what was written
 
     def load(self) -> tuple[Config | None, list[ConfigError]]:
         root = _Table(self, self._document.values, ())
@@ -249,6 +250,9 @@ class _Loader:
         return Config(path, node, sip, media, admin, carriers, platforms, routes, warnings), []
 
     def wrong(self, path: KeyPath, problem: str, remedy: str) -> None:
+        if path in self._resolved:
+            value, written = self._resolved[path]
+            problem = problem.replace(shown(value), written)
         self._errors.append(self._document.error(path, problem, remedy))
 
     def warn(self, path: KeyPath, problem: str, remedy: str) -> None:
@@ -256,7 +260,11 @@ class _Loader:
 
     def resolve(self, path: KeyPath, text: str) -> str:
         """Put in what ``${env:NAME}`` and ``${file:PATH}`` stand for."""
-        return _REFERENCE.sub(lambda match: self._reference(path, match), text)
+        if "${" not in text:
+            return text
+        value = _REFERENCE.sub(lambda match: self._reference(path, match), text)
+        self._resolved[path] = (value, text)
+        return value
 
     def _reference(self, path: KeyPath, match: re.Match[str]) -> str:
         kind, _, name = match[1].partition(":")
@@ -310,26 +318,28 @@ class _Loader:
         return Sip(tuple(listen), advertise)
 
     def _listener(self, path: KeyPath, text: str) -> Listen | None:
-        transport, _, rest = text.partition(":")
+        transport = text.partition(":")[0]
         if transport not in TRANSPORTS:
             self.wrong(path, f"{shown(text)} is no listener", 'write TRANSPORT:ADDRESS:PORT as "udp:0.0.0.0:5060"')
             return None
         if transport not in BUILT_TRANSPORTS:
             problem = f"this version does not listen on {_FEATURE_NAMES[transport]} yet"
-            self.wrong(path, problem, f'write "udp:{rest or "0.0.0.0:5060"}"')
+            self.wrong(path, problem, 'write "udp:0.0.0.0:5060"')
             return None
-        address = self._address(path, rest, 5060, f'write "{transport}:0.0.0.0:5060"')
+        address = self._address(path, text, 5060, f'write "{transport}:0.0.0.0:5060"', skip=f"{transport}:")
         return Listen(transport, *address) if address else None
 
-    def _address(self, path: KeyPath, text: str, default_port: int, remedy: str) -> tuple[str, int] | None:
-        """Read ADDRESS:PORT, IPv6 in brackets."""
-        match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[0-9.]+)(?::([0-9]{1,5}))?", text)
+    def _address(
+        self, path: KeyPath, text: str, default_port: int, remedy: str, skip: str = ""
+    ) -> tuple[str, int] | None:
+        """Read ADDRESS[:PORT] behind ``skip``, IPv6 in brackets."""
+        match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[0-9.]+)(?::([0-9]{1,5}))?", text.removeprefix(skip))
         if not match or not _is_address(match[1].strip("[]")):
             self.wrong(path, f"{shown(text)} is no address with a port", remedy)
             return None
         port = default_port if match[2] is None else int(match[2])
         if port > 65535:
-            self.wrong(path, f"{port} is no port", remedy)
+            self.wrong(path, f"{shown(text)} has no port up to 65535", remedy)
             return None
         return match[1].strip("[]"), port
 
@@ -403,6 +413,9 @@ class _Loader:
         accounts = {key: table.text(key) for key in ("user", "username", "password")}
         own_sources = self._networks(table)
         max_calls, cps = int(table.number("max_calls", whole=True)), table.number("cps", whole=False)
+        for key, value in accounts.items():
+            if any(character < " " or character == "\x7f" for character in value):
+                table.wrong(key, "holds a control character", "write one line of text")  # T13
         if accounts["username"] and not accounts["password"] and "password" not in table.values:
             table.wrong("username", "has no password", 'write password = "${env:NAME}"')
         if accounts["password"] and not accounts["username"]:
