@@ -30,6 +30,10 @@ def log_observer(stream: TextIO, form: str, level: str) -> ILogObserver:
     """Make the observer that writes events of ``level`` and above as ``text`` or ``json`` lines."""
     observer = FileLogObserver(stream, as_json if form == "json" else as_text)
     wanted = LogLevelFilterPredicate(defaultLogLevel=LogLevel.levelWithName(level))
+    if level == "info":
+        # Twisted tells of its ports and its main loop, which says nothing to the operator.
+        for namespace in ("twisted", "log_legacy"):
+            wanted.setLogLevelForNamespace(namespace, LogLevel.warn)
     return FilteringLogObserver(observer, [wanted])
 
 
@@ -99,6 +103,8 @@ class CallLog:
             tell(fact)
 
     def _state(self, trace: Trace) -> None:
+        if trace.text in ("ending", "ended"):
+            return  # the record says it, and more
         details = "".join(f" {key}={_quoted(value)}" for key, value in trace.details.items())
         self.log.info("call {call} {state}{details}", call=trace.call, state=trace.text, details=details)
 
@@ -135,8 +141,8 @@ class CallLog:
     def _ended(self, record: dict[str, Any]) -> None:
         legs = "; ".join(filter(None, (_leg(name, leg) for name, leg in record["legs"].items())))
         self.log.info(
-            "call {call} ended {result} reason={reason} status={status} by={by} route={shown_route} {direction}"
-            " {carrier}/{platform} from={caller} to={callee} duration={duration}s{legs}",
+            "call {call} {result} reason={reason} status={status} by={by} duration={duration}s route={shown_route}"
+            " direction={direction} carrier={carrier} platform={platform} from={caller} to={callee}{legs}",
             call=record["id"],
             result=record["result"],
             reason=record["reason"],

@@ -469,7 +469,16 @@ class Call:
 
     def _enter(self, state: CallState, now: float) -> None:
         self.state = state
-        self._trace("state", state.value, now)
+        record = self.record
+        details = {
+            "route": record.route,
+            "direction": record.direction,
+            "carrier": record.carrier,
+            "platform": record.platform,
+            "from": record.from_number,
+            "to": record.to_number,
+        }
+        self._exchange.act(Trace("state", now, call=record.id, text=state.value, details=details))
 
     def _trace(self, kind: str, text: str, now: float) -> None:
         self._exchange.act(Trace(kind, now, call=self.record.id, text=text))
