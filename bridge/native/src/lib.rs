@@ -8,8 +8,14 @@ pub mod egress;
 pub mod fill;
 pub mod latch;
 pub mod ports;
+#[cfg(feature = "python")]
+mod python;
 pub mod random;
+pub mod relay;
 pub mod rtcp;
 pub mod rtp;
 pub mod session;
 pub mod stats;
+pub mod sys;
+pub mod tap;
+pub mod worker;

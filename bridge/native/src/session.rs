@@ -142,7 +142,9 @@ pub struct LegMedia {
 
 impl LegMedia {
     fn payload(&self, payload_type: u8) -> Option<&Payload> {
-        self.payloads.iter().find(|payload| payload.payload_type == payload_type)
+        self.payloads
+            .iter()
+            .find(|payload| payload.payload_type == payload_type)
     }
 }
 
@@ -150,7 +152,14 @@ impl LegMedia {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Send `Output::bytes[start..end]`. `filled`: it is a silence frame of ours.
-    Send { side: Side, channel: Channel, to: SocketAddr, start: usize, end: usize, filled: bool },
+    Send {
+        side: Side,
+        channel: Channel,
+        to: SocketAddr,
+        start: usize,
+        end: usize,
+        filled: bool,
+    },
     /// Connect the RTP socket to the latched source and catch strangers beside it.
     Connect { side: Side, to: SocketAddr },
     /// Disconnect the RTP socket: the latch is open again.
@@ -172,12 +181,26 @@ impl Output {
         self.actions.clear();
     }
 
-    fn rtp(&mut self, side: Side, to: SocketAddr, header: rtp::Header, payload: &[u8], filled: bool) {
+    fn rtp(
+        &mut self,
+        side: Side,
+        to: SocketAddr,
+        header: rtp::Header,
+        payload: &[u8],
+        filled: bool,
+    ) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&header.encode());
         self.bytes.extend_from_slice(payload);
         let end = self.bytes.len();
-        self.actions.push(Action::Send { side, channel: Channel::Rtp, to, start, end, filled });
+        self.actions.push(Action::Send {
+            side,
+            channel: Channel::Rtp,
+            to,
+            start,
+            end,
+            filled,
+        });
     }
 }
 
@@ -265,7 +288,10 @@ impl Leg {
     }
 
     fn update(&mut self, media: LegMedia, now: u64, random: &mut Random, out: &mut Output) {
-        let was = self.media.as_ref().map(|media| (media.may_send, media.may_receive));
+        let was = self
+            .media
+            .as_ref()
+            .map(|media| (media.may_send, media.may_receive));
         if self.latch.permit(media.permission.clone(), now) {
             out.actions.push(Action::Release { side: self.side });
         }
@@ -282,32 +308,45 @@ impl Leg {
         if self.rtcp_destination().is_some() {
             self.schedule.begin(now, random);
         }
-        self.allow_fill(now, true);
+        self.allow_fill(now);
     }
 
     /// Connect the socket if the latch has come to rest.
     fn fix(&mut self, now: u64, out: &mut Output) {
         if let Some(to) = self.latch.fix(now) {
-            out.actions.push(Action::Connect { side: self.side, to });
+            out.actions.push(Action::Connect {
+                side: self.side,
+                to,
+            });
         }
     }
 
     fn fill_format(&self) -> Option<(&LegMedia, &Payload, u8, u64)> {
         let media = self.media.as_ref().filter(|media| media.may_send)?;
         let payload = media.payload(media.fill_payload_type?)?;
-        Some((media, payload, payload.encoding.silence()?, media.fill_after?))
+        Some((
+            media,
+            payload,
+            payload.encoding.silence()?,
+            media.fill_after?,
+        ))
     }
 
     /// Start or stop the fill's clock when signalling or a latch has changed what may go to the peer.
-    fn allow_fill(&mut self, now: u64, updated: bool) {
-        let after = self.fill_format().map(|(.., after)| after).filter(|_| self.latch.destination().is_some());
+    fn allow_fill(&mut self, now: u64) {
+        let after = self
+            .fill_format()
+            .map(|(.., after)| after)
+            .filter(|_| self.latch.destination().is_some());
         let allowed = after.is_some();
         if let Some(after) = after
-            && (updated || !self.filling_allowed)
-            && !(self.filling_allowed && self.fill.next_at().is_some())
+            && !self.filling_allowed
         {
             // D27: the first frame at once if nothing was ever sent; else when the gap is long enough.
-            let since = self.egress.last_sent_at().map_or(now, |at| at.saturating_add(after));
+            let since = self
+                .egress
+                .last_sent_at()
+                .map_or(now, |at| at.saturating_add(after));
             self.fill.arm(since.max(now));
         }
         if !allowed {
@@ -323,12 +362,24 @@ impl Leg {
             self.fill.arm(until);
             return;
         }
-        let Some(to) = self.latch.destination() else { return };
-        let Some((media, payload, silence, _)) = self.fill_format() else { return };
-        let (ptime, clock_rate, payload_type) = (media.ptime, payload.clock_rate, payload.payload_type);
-        let Some(slot) = self.fill.take_due(now, ptime) else { return };
+        let Some(to) = self.latch.destination() else {
+            return;
+        };
+        let Some((media, payload, silence, _)) = self.fill_format() else {
+            return;
+        };
+        let (ptime, clock_rate, payload_type) =
+            (media.ptime, payload.clock_rate, payload.payload_type);
+        let Some(slot) = self.fill.take_due(now, ptime) else {
+            return;
+        };
         let samples = (ptime / MS * u64::from(clock_rate) / 1000) as usize;
-        let format = Format { payload_type, clock_rate, duration: samples as u32, event: None };
+        let format = Format {
+            payload_type,
+            clock_rate,
+            duration: samples as u32,
+            event: None,
+        };
         let header = self.egress.fill(slot, &format, samples, now);
         let frame = [silence; MAX_PAYLOAD];
         let frame = &frame[..samples.min(MAX_PAYLOAD)];
@@ -361,8 +412,16 @@ impl Leg {
             _ => None,
         };
         let fill_after = media.fill_after;
-        let format = Format { payload_type, clock_rate: payload.clock_rate, duration, event };
-        let header = self.egress.forward(packet, arrival, &format, now).ok_or(Refusal::Late)?;
+        let format = Format {
+            payload_type,
+            clock_rate: payload.clock_rate,
+            duration,
+            event,
+        };
+        let header = self
+            .egress
+            .forward(packet, arrival, &format, now)
+            .ok_or(Refusal::Late)?;
         if let Some(after) = fill_after
             && self.filling_allowed
         {
@@ -375,11 +434,17 @@ impl Leg {
 
     fn rtcp_destination(&self) -> Option<SocketAddr> {
         let media = self.media.as_ref()?;
-        if media.rtcp_mux { self.latch.destination() } else { self.rtcp_latch.destination(&self.latch) }
+        if media.rtcp_mux {
+            self.latch.destination()
+        } else {
+            self.rtcp_latch.destination(&self.latch)
+        }
     }
 
     fn send_rtcp(&mut self, wall: u64, cname: &[u8], bye: bool, now: u64, out: &mut Output) {
-        let Some(to) = self.rtcp_destination() else { return };
+        let Some(to) = self.rtcp_destination() else {
+            return;
+        };
         let sent = self.egress.packets > self.sent_at_reports[0];
         self.sent_at_reports = [self.sent_at_reports[1], self.egress.packets];
         let sender = sent.then(|| SenderInfo {
@@ -390,15 +455,36 @@ impl Leg {
         });
         let report = self.reception.report_block(now);
         let start = out.bytes.len();
-        Compound { ssrc: self.egress.ssrc(), sender, report, cname, bye }.write(&mut out.bytes);
+        Compound {
+            ssrc: self.egress.ssrc(),
+            sender,
+            report,
+            cname,
+            bye,
+        }
+        .write(&mut out.bytes);
         let end = out.bytes.len();
         let mux = self.media.as_ref().is_some_and(|media| media.rtcp_mux);
         let channel = if mux { Channel::Rtp } else { Channel::Rtcp };
         self.rtcp_sent += 1;
-        out.actions.push(Action::Send { side: self.side, channel, to, start, end, filled: false });
+        out.actions.push(Action::Send {
+            side: self.side,
+            channel,
+            to,
+            start,
+            end,
+            filled: false,
+        });
     }
 
-    fn receive_rtcp(&mut self, channel: Channel, source: SocketAddr, datagram: &[u8], wall: u64, now: u64) -> bool {
+    fn receive_rtcp(
+        &mut self,
+        channel: Channel,
+        source: SocketAddr,
+        datagram: &[u8],
+        wall: u64,
+        now: u64,
+    ) -> bool {
         let Some(media) = &self.media else {
             self.refuse(Refusal::NotNegotiated);
             return false;
@@ -424,8 +510,13 @@ impl Leg {
         self.rtcp_received += 1;
         let ntp = rtcp::ntp(wall + now);
         rtcp::read(datagram, |item| match item {
-            Item::Sender { ssrc, info } => self.reception.sender_report(ssrc, rtcp::middle(info.ntp), now),
-            Item::Report(block) if block.ssrc == self.egress.ssrc() => self.note_far_report(&block, rtcp::middle(ntp)),
+            Item::Sender { ssrc, info } => {
+                self.reception
+                    .sender_report(ssrc, rtcp::middle(info.ntp), now)
+            }
+            Item::Report(block) if block.ssrc == self.egress.ssrc() => {
+                self.note_far_report(&block, rtcp::middle(ntp))
+            }
             Item::Report(_) | Item::Bye { .. } => {}
         });
         true
@@ -442,7 +533,14 @@ impl Leg {
     }
 
     fn next_timeout(&self) -> Option<u64> {
-        [self.fill.next_at(), self.schedule.next_at(), self.latch.fixes_at()].into_iter().flatten().min()
+        [
+            self.fill.next_at(),
+            self.schedule.next_at(),
+            self.latch.fixes_at(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn report(&self) -> LegReport {
@@ -495,7 +593,10 @@ impl Session {
     pub fn new(identity: Identity) -> Self {
         let [carrier, platform] = identity.beginnings;
         Session {
-            legs: [Leg::new(Side::Carrier, carrier), Leg::new(Side::Platform, platform)],
+            legs: [
+                Leg::new(Side::Carrier, carrier),
+                Leg::new(Side::Platform, platform),
+            ],
             cname: identity.cname,
             wall: identity.wall,
             random: Random::new(identity.seed),
@@ -529,7 +630,9 @@ impl Session {
     ) -> bool {
         let wall = self.wall;
         let (near, far) = self.pair(side);
-        if channel == Channel::Rtcp || (rtp::looks_like_rtcp(datagram) && !near.takes_as_rtp(datagram)) {
+        if channel == Channel::Rtcp
+            || (rtp::looks_like_rtcp(datagram) && !near.takes_as_rtp(datagram))
+        {
             return near.receive_rtcp(channel, source, datagram, wall, now);
         }
         match near.receive_rtp(far, source, datagram, now, out) {
@@ -595,7 +698,9 @@ impl Session {
 impl Leg {
     /// A payload type from 64 to 95 that was negotiated all the same, its marker set, looks like RTCP but is not.
     fn takes_as_rtp(&self, datagram: &[u8]) -> bool {
-        self.media.as_ref().is_some_and(|media| !media.rtcp_mux && media.payload(datagram[1] & 0x7F).is_some())
+        self.media
+            .as_ref()
+            .is_some_and(|media| !media.rtcp_mux && media.payload(datagram[1] & 0x7F).is_some())
     }
 
     fn receive_rtp(
@@ -624,17 +729,25 @@ impl Leg {
             }
             self.latch.prove(source, now);
             self.fix(now, out);
-            self.allow_fill(now, false);
+            self.allow_fill(now);
             if !self.started {
                 self.started = true;
-                out.actions.push(Action::Started { side: self.side, from: source });
+                out.actions.push(Action::Started {
+                    side: self.side,
+                    from: source,
+                });
             }
         }
         let (clock_rate, audio) = payload.map_or((self.egress.clock_rate(), false), |payload| {
-            (payload.clock_rate, payload.encoding != Encoding::TelephoneEvent)
+            (
+                payload.clock_rate,
+                payload.encoding != Encoding::TelephoneEvent,
+            )
         });
         // What can't be forwarded is heard all the same: it has a sequence number, and would else look lost.
-        let arrival = self.reception.hear(&packet, datagram.len(), clock_rate, audio, now);
+        let arrival = self
+            .reception
+            .hear(&packet, datagram.len(), clock_rate, audio, now);
         match arrival {
             crate::stats::Arrival::Duplicate => return Ok(()),
             crate::stats::Arrival::Stale => return Err(Refusal::Late),

@@ -1,0 +1,588 @@
+//! One relay thread: epoll over the sockets of its sessions, their deadlines, and commands from the other side.
+//!
+//! Every ready socket is served once a wake-up; what is left in a socket makes it ready again (level-triggered). Nothing is
+//! allocated for a packet, and no lock is taken for one: totals are handed over once a second, events once a wake-up.
+
+use crate::relay::{Event, SessionReport, Shared};
+use crate::session::{Action, Channel, LegMedia, LegReport, Output, Refused, Session, Side};
+use crate::sys::{self, Poll, Sent, Socket, Wake};
+use crate::tap::{Record, Tap};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender};
+
+const SECOND: u64 = 1_000_000_000;
+const MS: u64 = 1_000_000;
+const WAKE: u64 = u64::MAX;
+
+/// Longer than any datagram that can be speech; one that is cut is no RTP.
+const BUFFER: usize = 2048;
+
+/// What the other side asks of a worker.
+#[derive(Debug)]
+pub enum Command {
+    Open(Box<Opening>),
+    Update {
+        session: u64,
+        side: Side,
+        media: Box<LegMedia>,
+    },
+    Close {
+        session: u64,
+    },
+    Tap {
+        session: u64,
+        tap: Option<Tap>,
+    },
+    Snapshot {
+        session: u64,
+        reply: SyncSender<Option<Box<SessionReport>>>,
+    },
+    Stop,
+}
+
+/// A session with its sockets bound.
+#[derive(Debug)]
+pub struct Opening {
+    pub id: u64,
+    pub session: Session,
+    pub legs: [LegSockets; 2],
+    pub label: usize,
+}
+
+/// The sockets of one leg.
+#[derive(Debug)]
+pub struct LegSockets {
+    pub port: u16,
+    pub bound: SocketAddr,
+    pub rtp: Socket,
+    pub rtcp: Socket,
+    /// The peer that the RTP socket is connected to, and the socket for everybody else's packets.
+    connected: Option<SocketAddr>,
+    beside: Option<Socket>,
+    local: SocketAddr,
+}
+
+impl LegSockets {
+    pub fn new(port: u16, bound: SocketAddr, rtp: Socket, rtcp: Socket) -> Self {
+        LegSockets {
+            port,
+            bound,
+            rtp,
+            rtcp,
+            connected: None,
+            beside: None,
+            local: bound,
+        }
+    }
+
+    /// Our address on a channel, as the peer sees it.
+    fn local(&self, channel: Channel) -> SocketAddr {
+        SocketAddr::new(self.local.ip(), self.port + channel as u16)
+    }
+}
+
+/// What of a leg's report has gone into the totals.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LegTotals {
+    pub received: u64,
+    pub received_bytes: u64,
+    pub expected: u64,
+    pub lost: u64,
+    pub sent: u64,
+    pub sent_bytes: u64,
+    pub filled: u64,
+    pub refused: Refused,
+}
+
+impl LegTotals {
+    pub fn of(report: &LegReport) -> Self {
+        LegTotals {
+            received: report.received,
+            received_bytes: report.received_bytes,
+            expected: report.expected,
+            lost: report.lost,
+            sent: report.sent,
+            sent_bytes: report.sent_bytes,
+            filled: report.filled,
+            refused: report.refused,
+        }
+    }
+
+    /// Add what `to` has over `from`. Counts that went down (a late packet was no loss after all) are taken back.
+    pub fn add(&mut self, from: &LegTotals, to: &LegTotals) {
+        let pairs = [
+            (&mut self.received, from.received, to.received),
+            (
+                &mut self.received_bytes,
+                from.received_bytes,
+                to.received_bytes,
+            ),
+            (&mut self.expected, from.expected, to.expected),
+            (&mut self.lost, from.lost, to.lost),
+            (&mut self.sent, from.sent, to.sent),
+            (&mut self.sent_bytes, from.sent_bytes, to.sent_bytes),
+            (&mut self.filled, from.filled, to.filled),
+        ];
+        for (total, from, to) in pairs {
+            *total = total.wrapping_add(to).wrapping_sub(from);
+        }
+        for (total, (from, to)) in self
+            .refused
+            .iter_mut()
+            .zip(from.refused.iter().zip(&to.refused))
+        {
+            *total = total.wrapping_add(*to).wrapping_sub(*from);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Slot {
+    id: u64,
+    session: Session,
+    legs: [LegSockets; 2],
+    label: usize,
+    /// The heap entry that counts; older ones are void.
+    armed_at: Option<u64>,
+    tap: Option<Tap>,
+    flushed: [LegTotals; 2],
+}
+
+/// Which socket of which slot is readable.
+#[derive(Clone, Copy)]
+enum Door {
+    Rtp,
+    Rtcp,
+    Beside,
+}
+
+#[derive(Clone, Copy)]
+struct Token {
+    index: u32,
+    generation: u32,
+    side: Side,
+    door: Door,
+}
+
+impl Token {
+    /// 32 bits of slot index, 29 of generation, 1 of side, 2 of door.
+    fn pack(self) -> u64 {
+        let generation = u64::from(self.generation & 0x1FFF_FFFF);
+        u64::from(self.index) << 32 | generation << 3 | (self.side as u64) << 2 | self.door as u64
+    }
+
+    fn unpack(token: u64) -> Self {
+        Token {
+            index: (token >> 32) as u32,
+            generation: (token >> 3) as u32 & 0x1FFF_FFFF,
+            side: Side::BOTH[(token >> 2 & 1) as usize],
+            door: match token & 3 {
+                0 => Door::Rtp,
+                1 => Door::Rtcp,
+                _ => Door::Beside,
+            },
+        }
+    }
+}
+
+/// A thread's state.
+#[derive(Debug)]
+pub struct Worker {
+    shared: Arc<Shared>,
+    load: Arc<AtomicUsize>,
+    commands: Receiver<Command>,
+    wake: Arc<Wake>,
+    poll: Poll,
+    slots: Vec<(u32, Option<Box<Slot>>)>,
+    free: Vec<u32>,
+    ids: HashMap<u64, u32>,
+    deadlines: BinaryHeap<Reverse<(u64, u32, u32)>>,
+    flush_at: u64,
+    out: Output,
+    buffer: Box<[u8; BUFFER]>,
+    events: Vec<Event>,
+    stopping: bool,
+}
+
+impl Worker {
+    pub fn new(
+        shared: Arc<Shared>,
+        load: Arc<AtomicUsize>,
+        commands: Receiver<Command>,
+        wake: Arc<Wake>,
+    ) -> std::io::Result<Self> {
+        let poll = Poll::new()?;
+        poll.add_wake(&wake, WAKE)?;
+        Ok(Worker {
+            shared,
+            load,
+            commands,
+            wake,
+            poll,
+            slots: Vec::new(),
+            free: Vec::new(),
+            ids: HashMap::new(),
+            deadlines: BinaryHeap::new(),
+            flush_at: 0,
+            out: Output::default(),
+            buffer: Box::new([0; BUFFER]),
+            events: Vec::new(),
+            stopping: false,
+        })
+    }
+
+    /// Serve until told to stop.
+    pub fn run(mut self) {
+        while !self.stopping {
+            let timeout = self.timeout(sys::now());
+            let ready = self.poll.wait(timeout);
+            for index in 0..ready {
+                let token = self.poll.token(index);
+                if token == WAKE {
+                    self.wake.drain();
+                    self.obey();
+                } else {
+                    self.serve(Token::unpack(token));
+                }
+            }
+            let now = sys::now();
+            self.serve_deadlines(now);
+            if !self.ids.is_empty() && now >= self.flush_at {
+                self.flush();
+                self.flush_at = now + SECOND;
+            }
+            self.shared.publish(&mut self.events);
+        }
+        let open: Vec<u64> = self.ids.keys().copied().collect();
+        for session in open {
+            self.close(session);
+        }
+        self.shared.publish(&mut self.events);
+    }
+
+    /// Nanoseconds until something is due; None: sleep until a descriptor wakes us.
+    fn timeout(&self, now: u64) -> Option<u64> {
+        let deadline = self.deadlines.peek().map(|Reverse((at, ..))| *at);
+        let flush = (!self.ids.is_empty()).then_some(self.flush_at);
+        deadline
+            .into_iter()
+            .chain(flush)
+            .min()
+            .map(|at| at.saturating_sub(now))
+    }
+
+    fn slot(&mut self, index: u32, generation: u32) -> Option<&mut Slot> {
+        let (present, slot) = self.slots.get_mut(index as usize)?;
+        if *present != generation {
+            None
+        } else {
+            slot.as_deref_mut()
+        }
+    }
+
+    fn find(&self, session: u64) -> Option<(u32, u32)> {
+        let index = *self.ids.get(&session)?;
+        Some((index, self.slots[index as usize].0))
+    }
+
+    fn obey(&mut self) {
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Open(opening) => self.open(*opening),
+                Command::Update {
+                    session,
+                    side,
+                    media,
+                } => {
+                    if let Some((index, generation)) = self.find(session) {
+                        self.drive(index, generation, |slot, now, _, out| {
+                            slot.session.update(side, *media, now, out)
+                        });
+                    }
+                }
+                Command::Close { session } => self.close(session),
+                Command::Tap { session, tap } => {
+                    if let Some(slot) = self
+                        .find(session)
+                        .and_then(|(index, generation)| self.slot(index, generation))
+                    {
+                        slot.tap = tap;
+                    }
+                }
+                Command::Snapshot { session, reply } => {
+                    let slot = self
+                        .find(session)
+                        .and_then(|(index, generation)| self.slot(index, generation));
+                    let report = slot.map(|slot| Box::new(SessionReport::of(&slot.session)));
+                    let _ = reply.try_send(report);
+                }
+                Command::Stop => self.stopping = true,
+            }
+        }
+    }
+
+    fn open(&mut self, opening: Opening) {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push((0, None));
+            self.slots.len() as u32 - 1
+        });
+        let entry = &mut self.slots[index as usize];
+        let generation = entry.0;
+        let mut ready = true;
+        for (side, leg) in Side::BOTH.into_iter().zip(&opening.legs) {
+            let token = |door| {
+                Token {
+                    index,
+                    generation,
+                    side,
+                    door,
+                }
+                .pack()
+            };
+            ready &= self.poll.add_socket(&leg.rtp, token(Door::Rtp)).is_ok();
+            ready &= self.poll.add_socket(&leg.rtcp, token(Door::Rtcp)).is_ok();
+        }
+        entry.1 = Some(Box::new(Slot {
+            id: opening.id,
+            session: opening.session,
+            legs: opening.legs,
+            label: opening.label,
+            armed_at: None,
+            tap: None,
+            flushed: [LegTotals::default(); 2],
+        }));
+        self.ids.insert(opening.id, index);
+        if !ready {
+            self.close(opening.id); // no watches left: the call learns that its media has ended
+        }
+    }
+
+    /// Receive one datagram and let its session act on it.
+    fn serve(&mut self, token: Token) {
+        let Token {
+            index,
+            generation,
+            side,
+            door,
+        } = token;
+        self.drive(index, generation, |slot, _, buffer, out| {
+            let leg = &slot.legs[side as usize];
+            let (socket, channel) = match door {
+                Door::Rtp => (Some(&leg.rtp), Channel::Rtp),
+                Door::Rtcp => (Some(&leg.rtcp), Channel::Rtcp),
+                Door::Beside => (leg.beside.as_ref(), Channel::Rtp),
+            };
+            let Some((length, source)) = socket.and_then(|socket| socket.receive(buffer)) else {
+                return;
+            };
+            if matches!(door, Door::Beside) {
+                slot.session.receive_stranger(side);
+                return;
+            }
+            let now = sys::now();
+            // A datagram that was cut is passed on empty: it is no RTP and counts as such.
+            let datagram = buffer.get(..length).unwrap_or(&[]);
+            let listened = slot
+                .session
+                .receive(side, channel, source, datagram, now, out);
+            if listened {
+                let local = leg.local(channel);
+                slot.capture(source, local, datagram);
+            }
+        });
+    }
+
+    /// Run one input of a session and carry out its actions. A panic ends that session, nothing else.
+    fn drive(
+        &mut self,
+        index: u32,
+        generation: u32,
+        input: impl FnOnce(&mut Slot, u64, &mut [u8], &mut Output),
+    ) {
+        let Some((present, Some(slot))) = self.slots.get_mut(index as usize) else {
+            return;
+        };
+        if *present != generation & 0x1FFF_FFFF {
+            return;
+        }
+        self.out.clear();
+        let (out, events, poll) = (&mut self.out, &mut self.events, &self.poll);
+        let (buffer, deadlines) = (&mut *self.buffer, &mut self.deadlines);
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            input(slot, sys::now(), buffer, out);
+            for at in 0..out.actions.len() {
+                slot.perform(
+                    out.actions[at],
+                    &out.bytes,
+                    poll,
+                    Token {
+                        index,
+                        generation,
+                        side: Side::Carrier,
+                        door: Door::Beside,
+                    },
+                    events,
+                );
+            }
+            if let Some(next) = slot.session.next_timeout()
+                && slot.armed_at.is_none_or(|armed_at| next < armed_at)
+            {
+                slot.armed_at = Some(next);
+                deadlines.push(Reverse((next, index, generation)));
+            }
+        }));
+        if outcome.is_err() {
+            self.shared.panics.fetch_add(1, Ordering::Relaxed);
+            let id = slot.id;
+            self.end(id, false);
+        }
+    }
+
+    fn serve_deadlines(&mut self, now: u64) {
+        while let Some(Reverse((at, index, generation))) = self.deadlines.peek().copied() {
+            if at > now {
+                return;
+            }
+            self.deadlines.pop();
+            let Some(slot) = self
+                .slot(index, generation)
+                .filter(|slot| slot.armed_at == Some(at))
+            else {
+                continue;
+            };
+            slot.armed_at = None;
+            self.drive(index, generation, |slot, now, _, out| {
+                slot.session.handle_timeout(now, out)
+            });
+        }
+    }
+
+    fn close(&mut self, session: u64) {
+        self.end(session, true);
+    }
+
+    /// End a session: `goodbye` unless its state can't be trusted any more.
+    fn end(&mut self, session: u64, goodbye: bool) {
+        let Some((index, generation)) = self.find(session) else {
+            return;
+        };
+        if goodbye {
+            // A panic in here ends the session by the other way, and then nothing is left to do.
+            self.drive(index, generation, |slot, now, _, out| {
+                slot.session.close(now, out)
+            });
+        }
+        let (present, slot) = &mut self.slots[index as usize];
+        let Some(slot) = slot.take() else { return };
+        *present = (*present + 1) & 0x1FFF_FFFF;
+        self.free.push(index);
+        self.ids.remove(&session);
+        let report = Box::new(SessionReport::of(&slot.session));
+        let mut flushed = slot.flushed;
+        self.shared.add_totals(slot.label, &mut flushed, &report);
+        let ports = slot.legs.each_ref().map(|leg| leg.port);
+        drop(slot); // the sockets close before their ports rest
+        self.shared.give_back(ports, sys::now());
+        self.load.fetch_sub(1, Ordering::Relaxed);
+        self.events.push(Event::Closed { session, report });
+    }
+
+    fn flush(&mut self) {
+        for (_, slot) in &mut self.slots {
+            if let Some(slot) = slot {
+                let report = SessionReport::of(&slot.session);
+                self.shared
+                    .add_totals(slot.label, &mut slot.flushed, &report);
+            }
+        }
+        // Deadlines that a busy call has voided leave the heap when they pass: at most one per fill gap and session.
+        debug_assert!(self.deadlines.len() < 100 * (self.ids.len() + 10));
+    }
+}
+
+impl Slot {
+    fn perform(
+        &mut self,
+        action: Action,
+        bytes: &[u8],
+        poll: &Poll,
+        beside: Token,
+        events: &mut Vec<Event>,
+    ) {
+        match action {
+            Action::Send {
+                side,
+                channel,
+                to,
+                start,
+                end,
+                filled,
+            } => {
+                let packet = &bytes[start..end];
+                let leg = &self.legs[side as usize];
+                let sent = match channel {
+                    Channel::Rtp if leg.connected == Some(to) => leg.rtp.send(packet, None),
+                    Channel::Rtp => leg.rtp.send(packet, Some(to)),
+                    Channel::Rtcp => leg.rtcp.send(packet, Some(to)),
+                };
+                let local = leg.local(channel);
+                match sent {
+                    Sent::Yes => self.capture(local, to, packet),
+                    Sent::No => self.session.not_sent(side, channel, packet.len(), filled),
+                }
+            }
+            Action::Connect { side, to } => self.connect(side, to, poll, Token { side, ..beside }),
+            Action::Release { side } => {
+                let leg = &mut self.legs[side as usize];
+                leg.beside = None;
+                leg.rtp.disconnect();
+                leg.connected = None;
+            }
+            Action::Started { side, from } => {
+                events.push(Event::Started {
+                    session: self.id,
+                    side,
+                    from,
+                    at: sys::now(),
+                });
+            }
+        }
+    }
+
+    /// Without a connection the session still compares every source, so a failure costs only speed.
+    fn connect(&mut self, side: Side, to: SocketAddr, poll: &Poll, token: Token) {
+        let leg = &mut self.legs[side as usize];
+        match leg.rtp.connect(to, leg.bound) {
+            Ok(beside) => {
+                if poll.add_socket(&beside, token.pack()).is_ok() {
+                    leg.beside = Some(beside);
+                }
+                leg.connected = Some(to);
+                leg.local = leg.rtp.local_address().unwrap_or(leg.bound);
+            }
+            Err(_) => leg.rtp.disconnect(),
+        }
+    }
+
+    fn capture(&mut self, source: SocketAddr, destination: SocketAddr, datagram: &[u8]) {
+        if let Some(tap) = &self.tap {
+            let record = Record {
+                at: sys::wall_clock(),
+                source,
+                destination,
+                datagram: datagram.into(),
+            };
+            if !tap.write(record) {
+                self.tap = None;
+            }
+        }
+    }
+}
+
+/// The longest that a snapshot waits for the worker, in nanoseconds.
+pub const SNAPSHOT_WAIT: u64 = 250 * MS;
