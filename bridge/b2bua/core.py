@@ -263,25 +263,31 @@ class Core:
 
     def _dispatch(self, event: EndpointEvent, now: float) -> None:
         match event:
-            case RequestReceived(request, flow, transaction):
+            case RequestReceived():
                 self._guard_request(event, now)
-            case CancelReceived(request, transaction):
-                if isinstance(leg := transaction.owner, Leg):
-                    self._guard_leg(leg, lambda: leg.cancelled(request, transaction, now), now)
+            case CancelReceived(request, server):
+                self._to_leg(server.owner, now, lambda leg: leg.cancelled(request, server, now))
             case AckReceived(request, flow):
-                found = self._dialogs.get((request.call_id, request.to.tag or ""))
-                if found is not None and self._belongs(found, flow):
-                    self._guard_leg(found, lambda: found.acknowledged(request, now), now)
-            case ResponseReceived(response, flow, client):
-                if isinstance(leg := client.owner, Leg):
-                    self._guard_leg(leg, lambda: leg.response(response, client, now), now)
-            case TransactionTimedOut(client) | TransactionFailed(client):
-                status = 408 if isinstance(event, TransactionTimedOut) else 503
-                if isinstance(leg := client.owner, Leg):
-                    self._guard_leg(leg, lambda: leg.unanswered(client, status, now), now)
-            case AckMissing(transaction):
-                if isinstance(leg := transaction.owner, Leg):
-                    self._guard_leg(leg, lambda: leg.ack_missing(transaction, now), now)
+                leg = self._dialogs.get((request.call_id, request.to.tag or ""))
+                if leg is not None and self._belongs(leg, flow):
+                    self._to_leg(leg, now, lambda leg: leg.acknowledged(request, now))
+            case ResponseReceived(response, _, client):
+                self._to_leg(client.owner, now, lambda leg: leg.response(response, client, now))
+            case TransactionTimedOut(client):
+                self._to_leg(client.owner, now, lambda leg: leg.unanswered(client, 408, now))
+            case TransactionFailed(client):
+                self._to_leg(client.owner, now, lambda leg: leg.unanswered(client, 503, now))
+            case AckMissing(server):
+                self._to_leg(server.owner, now, lambda leg: leg.ack_missing(server, now))
+
+    def _to_leg(self, owner: object, now: float, act: Callable[[Leg], None]) -> None:
+        """Bring an event to the leg that owns the transaction, if one does; a bug there ends its call only."""
+        if isinstance(owner, Leg):
+            try:
+                act(owner)
+            except Exception:
+                self._bug(now)
+                self._fail(owner, now)
 
     def _guard_request(self, event: RequestReceived, now: float) -> None:
         """Serve a request; what goes wrong becomes its response: the peer's fault as it says, ours as 500."""
@@ -371,9 +377,9 @@ class Core:
         except PeerError as error:
             problem = problem or (error, Reason.BAD_REQUEST)
         if problem is not None or asked is None:
-            error, reason = problem or (PeerError(500, "Server Internal Error"), Reason.BUG)
-            headers = tuple(Header(name, value) for name, value in error.headers)
-            call.refuse(leg, Cause(error.status, error.reason), reason, now, headers)
+            fault, reason = problem or (PeerError(500, "Server Internal Error"), Reason.BUG)
+            headers = tuple(Header(name, value) for name, value in fault.headers)
+            call.refuse(leg, Cause(fault.status, fault.reason), reason, now, headers)
         else:
             call.begin(leg, asked, targets, now)
 
@@ -464,13 +470,6 @@ class Core:
         """Tell whether a message for a dialog comes from that dialog's peer (T24)."""
         source = flow.remote[0]
         return source == leg.flow.remote[0] or leg.peer in self._sources.owners(source)
-
-    def _guard_leg(self, leg: Leg, act: Callable[[], None], now: float) -> None:
-        try:
-            act()
-        except Exception:
-            self._bug(now)
-            self._fail(leg, now)
 
     def _guard(self, call: Call, act: Callable[[], None], now: float) -> None:
         try:

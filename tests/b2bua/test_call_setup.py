@@ -7,7 +7,8 @@ import pytest
 from bridge.media.relay import LegName
 from bridge.sdp import session as sdp_session
 from bridge.sip.message import Header
-from tests.harness.world import BRIDGE, CARRIER, NUMBER, PLATFORM, SECOND_PLATFORM, World, sdp
+from tests.harness.network import BRIDGE
+from tests.harness.world import CARRIER, NUMBER, PLATFORM, SECOND_PLATFORM, World, sdp
 
 
 def test_a_call_comes_up_with_both_legs_anchored() -> None:

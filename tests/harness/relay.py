@@ -19,7 +19,7 @@ from bridge.media.relay import (
 
 
 class FakeRelay:
-    """Implement the relay contract in memory: ``capacity`` sessions fit; without ``answers`` a close is never reported."""
+    """Implement the relay contract in memory: ``capacity`` sessions fit; without ``answers`` no close is reported."""
 
     def __init__(self, capacity: int = 1000) -> None:
         self.capacity = capacity

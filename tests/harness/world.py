@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bridge.sip.message import Request, Response, parse
-
 from bridge.b2bua.core import Core, Listener
 from bridge.config import Admin, Config, Host, Listen, Media, Node, Peer, Route, Sip
+from bridge.errors import PeerError
 from bridge.profile import Profile, load_profile
 from bridge.sip.events import Address
+from bridge.sip.message import Request, Response, parse
 from tests.harness.network import BRIDGE, SeededTokens, VirtualNetwork
 from tests.harness.relay import FakeRelay
 
@@ -49,6 +49,7 @@ class Party:
         self.network = network
         self.address = address
         self.inbox: list[tuple[float, Request | Response]] = []
+        self.raw: list[bytes] = []
         self.react: Callable[[Request | Response], None] | None = None
         self._tokens = SeededTokens(hash(address) & 0xFFFF)
         network.attach(address, self._deliver)
@@ -56,7 +57,11 @@ class Party:
     # -- what came ---------------------------------------------------------------------------------------------------
 
     def _deliver(self, data: bytes, _source: Address) -> None:
-        message = parse(data)
+        self.raw.append(data)
+        try:
+            message = parse(data)
+        except PeerError:  # an echo of what the test itself malformed
+            return
         self.inbox.append((self.network.now, message))
         if self.react is not None:
             self.react(message)
