@@ -310,7 +310,6 @@ SCHEMA: Mapping[str, Key] = {
     "notes": Key(_listing(_LINE), overridable=False),
 }
 
-_FACTS = {"source", "checked_on", "note"}
 _FRAME = ("extends", "default_mode", "default_region", "modes", "regions", "facts", "sources")
 _MERGED = ("plus", "responses", "headers")
 _REQUIRED = tuple(
@@ -483,21 +482,27 @@ class _Layer:
     def _facts(self) -> dict[str, Fact]:
         sources = self.document.values.get("sources", {})
         default = self.document.values.get("checked_on")
+        readers = {"source": _listing(_one_of(*sources)), "checked_on": _date, "note": _LINE}
         facts = {}
         for key, table in self._tables("facts").items():
-            path = ("facts", key)
-            try:
-                if key not in SCHEMA:
-                    raise Mistake("is a fact about no key", did_you_mean(key, SCHEMA, "name a profile key"))
-                if unknown := set(table) - _FACTS:
-                    raise Mistake("is no part of a fact", "write source, checked_on, note", (min(unknown),))
-                names = _listing(_one_of(*sources))(table.get("source", []))
-                note = _LINE(table.get("note", "as the source says"))
-                facts[key] = Fact(
-                    tuple(str(sources[name]) for name in names), _date(table.get("checked_on", default)), note
-                )
-            except Mistake as mistake:
-                self._errors.append(self.document.error((*path, *mistake.path), mistake.problem, mistake.remedy))
+            values = {"source": [], "checked_on": default, "note": "as the source says", **table}
+            read: dict[str, Any] = {}
+            for part, value in values.items():
+                place: KeyPath = ("facts", key, part)
+                try:
+                    if key not in SCHEMA:
+                        place = ("facts", key)
+                        raise Mistake("is a fact about no key", did_you_mean(key, SCHEMA, "name a profile key"))
+                    if part not in readers:
+                        raise Mistake("is no part of a fact", f"write {alternatives(readers)}")
+                    read[part] = readers[part](value)
+                except Mistake as mistake:
+                    error = self.document.error((*place, *mistake.path), mistake.problem, mistake.remedy)
+                    self._errors.append(error)
+                    break
+            else:
+                pages = tuple(str(sources[name]) for name in read["source"])
+                facts[key] = Fact(pages, read["checked_on"], read["note"])
         return facts
 
     def _tables(self, name: str) -> dict[str, Any]:
