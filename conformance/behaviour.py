@@ -36,4 +36,9 @@ def retell(number: str) -> Behaviour:
     return Behaviour("retell", numbers=(number,), listens_quiet=True, answers_after=0.6, thinks=(4.2, 1.4))
 
 
-BEHAVIOURS = {"vapi": vapi, "retell": retell}
+def generic(user: str) -> Behaviour:
+    """Return a platform that answers every call."""
+    return Behaviour("generic")
+
+
+BEHAVIOURS = {"generic": generic, "vapi": vapi, "retell": retell}

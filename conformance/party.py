@@ -13,7 +13,7 @@ import gc
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,8 @@ class Platform(Party):
     def __init__(self, settings: dict[str, Any]) -> None:
         super().__init__(settings)
         self.behaviour: Behaviour = BEHAVIOURS[settings["behaviour"]](settings["user"])
+        if "answers_after" in settings:
+            self.behaviour = replace(self.behaviour, answers_after=float(settings["answers_after"]))
         # Short calls get a short thought: they would be over before the reply otherwise.
         self.haste = min(1.0, self.seconds / 18)
         self.agent.incoming = self.invited
