@@ -1,7 +1,7 @@
 """The relay in Rust: `Relay` over the extension `bridge._native`.
 
-Its threads never take the GIL. Calls from here put a command into a worker's queue; only `open` (which binds sockets) and
-`snapshot` (which waits for the worker, a quarter of a second at most) do work of their own.
+Its threads never take the GIL. Calls from here put a command into a worker's queue; only `open` (which binds
+sockets) and `snapshot` (which waits for the worker, a quarter of a second at most) do work of their own.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from bridge.media.relay import (
     LegName,
     LegReport,
     LegTotals,
+    MediaSilent,
     MediaStarted,
     RelayEvent,
     RtcpReport,
@@ -57,8 +58,9 @@ refuse_stale_build(Path(__file__).resolve().parent.parent / "native", _native.SO
 class NativeRelay:
     """Relay media on threads of its own.
 
-    ``address`` is the IPv4 or IPv6 address to bind, ``ports`` the inclusive range, ``workers`` the number of threads. ``wake_fd`` is
-    an eventfd of the caller's, signalled once whenever events begin to wait. A used port pair rests for ``quarantine`` seconds.
+    ``address`` is the IPv4 or IPv6 address to bind, ``ports`` the inclusive range, ``workers`` the number of
+    threads. ``wake_fd`` is an eventfd of the caller's, signalled once whenever events begin to wait. A used port
+    pair rests for ``quarantine`` seconds.
     """
 
     def __init__(
@@ -100,6 +102,9 @@ class NativeRelay:
             if event[0] == "started":
                 _, session, leg, remote, at = event
                 events.append(MediaStarted(session, LegName(leg), remote, at))
+            elif event[0] == "silent":
+                _, session, leg, at = event
+                events.append(MediaSilent(session, LegName(leg), at))
             else:
                 _, session, report = event
                 events.append(SessionClosed(session, _session_report(report)))

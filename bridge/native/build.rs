@@ -24,12 +24,11 @@ fn main() {
 /// CRC-32 as zlib computes it: bridge/media/native_relay.py repeats it with `zlib.crc32`.
 fn crc32(previous: u32, data: &[u8]) -> u32 {
     !data.iter().fold(!previous, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            if crc & 1 == 1 {
-                (crc >> 1) ^ 0xEDB8_8320
-            } else {
-                crc >> 1
-            }
-        })
+        (0..8).fold(
+            crc ^ u32::from(*byte),
+            |crc, _| {
+                if crc & 1 == 1 { (crc >> 1) ^ 0xEDB8_8320 } else { crc >> 1 }
+            },
+        )
     })
 }

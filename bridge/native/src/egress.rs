@@ -125,8 +125,7 @@ impl Egress {
         };
         if let Some(event) = format.event
             && let Some(known) = &mut self.event
-            && (known.run, known.source, known.event_code)
-                == (run, packet.timestamp, event.event_code)
+            && (known.run, known.source, known.event_code) == (run, packet.timestamp, event.event_code)
         {
             if known.broken {
                 return None; // fill has gone out since: a packet of this event now would double the digit
@@ -136,14 +135,7 @@ impl Egress {
             let ticks = known.ticks;
             return Some(self.send(ticks, format, packet.marker, packet.payload.len(), now));
         }
-        let ticks = self.place(
-            packet,
-            run,
-            extended,
-            reordered,
-            format.event.is_some(),
-            now,
-        )?;
+        let ticks = self.place(packet, run, extended, reordered, format.event.is_some(), now)?;
         let marker = if let Some(event) = format.event {
             self.event = Some(Event {
                 run,
@@ -177,18 +169,11 @@ impl Egress {
         if let Some(mapping) = &mut self.mapping {
             let distance = timestamp_distance(mapping.source, packet.timestamp);
             if reordered {
-                let late = mapping.broken
-                    || mapping.run != run
-                    || extended < mapping.first
-                    || -distance > second;
-                return if late {
-                    None
-                } else {
-                    mapping.ticks.checked_add_signed(distance)
-                };
+                let late =
+                    mapping.broken || mapping.run != run || extended < mapping.first || -distance > second;
+                return if late { None } else { mapping.ticks.checked_add_signed(distance) };
             }
-            let continues =
-                mapping.run == run && !mapping.broken && (0..=second).contains(&distance);
+            let continues = mapping.run == run && !mapping.broken && (0..=second).contains(&distance);
             let ticks = mapping.ticks.saturating_add_signed(distance);
             // A source whose clock stood still through a silence that nobody filled has fallen behind the time.
             if continues && ticks + u64::from(self.clock_rate) > elapsed {
@@ -204,13 +189,7 @@ impl Egress {
             return None;
         }
         let ticks = elapsed.max(self.end_ticks);
-        self.mapping = Some(Mapping {
-            run,
-            first: extended,
-            source: packet.timestamp,
-            ticks,
-            broken: false,
-        });
+        self.mapping = Some(Mapping { run, first: extended, source: packet.timestamp, ticks, broken: false });
         self.mark_next = true;
         Some(ticks)
     }
@@ -244,10 +223,7 @@ impl Egress {
 
     /// Until when an event in progress forbids fill; None if there is none.
     pub fn event_until(&self) -> Option<u64> {
-        let event = self
-            .event
-            .as_ref()
-            .filter(|event| !event.ended && !event.broken)?;
+        let event = self.event.as_ref().filter(|event| !event.ended && !event.broken)?;
         Some(event.heard_at + EVENT_SILENCE)
     }
 
@@ -263,14 +239,7 @@ impl Egress {
         self.octets = self.octets.saturating_sub(payload as u64);
     }
 
-    fn send(
-        &mut self,
-        at_ticks: u64,
-        format: &Format,
-        marker: bool,
-        payload: usize,
-        now: u64,
-    ) -> Header {
+    fn send(&mut self, at_ticks: u64, format: &Format, marker: bool, payload: usize, now: u64) -> Header {
         self.epoch.get_or_insert((now, at_ticks));
         let header = Header {
             marker,
@@ -280,9 +249,7 @@ impl Egress {
             ssrc: self.beginning.ssrc,
         };
         self.sequence = self.sequence.wrapping_add(1);
-        let duration = format
-            .event
-            .map_or(format.duration, |event| u32::from(event.duration));
+        let duration = format.event.map_or(format.duration, |event| u32::from(event.duration));
         self.last_ticks = at_ticks;
         self.end_ticks = self.end_ticks.max(at_ticks + u64::from(duration));
         self.packets += 1;
@@ -299,9 +266,8 @@ impl Egress {
     }
 
     fn elapsed(&self, at: u64) -> u64 {
-        self.epoch.map_or(0, |(epoch, epoch_ticks)| {
-            epoch_ticks + ticks(at.saturating_sub(epoch), self.clock_rate)
-        })
+        self.epoch
+            .map_or(0, |(epoch, epoch_ticks)| epoch_ticks + ticks(at.saturating_sub(epoch), self.clock_rate))
     }
 
     fn set_clock_rate(&mut self, clock_rate: u32, now: u64) {
@@ -337,24 +303,12 @@ mod tests {
         egress: Egress,
     }
 
-    const AUDIO: Format = Format {
-        payload_type: 0,
-        clock_rate: 8000,
-        duration: 160,
-        event: None,
-    };
+    const AUDIO: Format = Format { payload_type: 0, clock_rate: 8000, duration: 160, event: None };
 
     impl Line {
         fn new() -> Self {
-            let beginning = Beginning {
-                ssrc: 77,
-                sequence: 65_530,
-                timestamp: u32::MAX - 100,
-            };
-            Line {
-                reception: Reception::default(),
-                egress: Egress::new(beginning),
-            }
+            let beginning = Beginning { ssrc: 77, sequence: 65_530, timestamp: u32::MAX - 100 };
+            Line { reception: Reception::default(), egress: Egress::new(beginning) }
         }
 
         fn audio(&mut self, ssrc: u32, sequence: u16, timestamp: u32, now: u64) -> Option<Header> {
@@ -369,21 +323,13 @@ mod tests {
             end: bool,
             now: u64,
         ) -> Option<Header> {
-            let event = Some(TelephoneEvent {
-                event_code: 5,
-                end,
-                duration,
-            });
+            let event = Some(TelephoneEvent { event_code: 5, end, duration });
             self.packet(
                 1,
                 sequence,
                 timestamp,
                 duration == 160,
-                Format {
-                    payload_type: 101,
-                    event,
-                    ..AUDIO
-                },
+                Format { payload_type: 101, event, ..AUDIO },
                 now,
             )
         }
@@ -397,17 +343,8 @@ mod tests {
             format: Format,
             now: u64,
         ) -> Option<Header> {
-            let packet = Packet {
-                marker,
-                payload_type: 0,
-                sequence,
-                timestamp,
-                ssrc,
-                payload: &[0; 160],
-            };
-            let arrival = self
-                .reception
-                .hear(&packet, 172, 8000, format.event.is_none(), now);
+            let packet = Packet { marker, payload_type: 0, sequence, timestamp, ssrc, payload: &[0; 160] };
+            let arrival = self.reception.hear(&packet, 172, 8000, format.event.is_none(), now);
             self.egress.forward(&packet, arrival, &format, now)
         }
 
@@ -417,10 +354,7 @@ mod tests {
     }
 
     fn step(from: Header, to: Header) -> (u16, i64) {
-        (
-            to.sequence.wrapping_sub(from.sequence),
-            timestamp_distance(from.timestamp, to.timestamp),
-        )
+        (to.sequence.wrapping_sub(from.sequence), timestamp_distance(from.timestamp, to.timestamp))
     }
 
     #[test]
@@ -438,9 +372,7 @@ mod tests {
         let mut last = line.audio(1, 0, 0, 0).expect("sent");
         for (index, at) in [35, 36, 61, 99].into_iter().enumerate() {
             let index = index as u16 + 1;
-            let sent = line
-                .audio(1, index, u32::from(index) * 160, at * MS)
-                .expect("sent");
+            let sent = line.audio(1, index, u32::from(index) * 160, at * MS).expect("sent");
             assert_eq!(step(last, sent), (1, 160));
             last = sent;
         }
@@ -453,10 +385,7 @@ mod tests {
         let third = line.audio(1, 2, 320, 40 * MS).expect("sent");
         let second = line.audio(1, 1, 160, 41 * MS).expect("sent");
         let fourth = line.audio(1, 3, 480, 60 * MS).expect("sent");
-        assert_eq!(
-            (step(first, third), step(first, second)),
-            ((1, 320), (2, 160))
-        );
+        assert_eq!((step(first, third), step(first, second)), ((1, 320), (2, 160)));
         assert_eq!(step(first, fourth), (3, 480));
     }
 
@@ -473,10 +402,7 @@ mod tests {
         let back = line.audio(1, 1, 160, 123 * MS).expect("sent");
         assert!(back.marker);
         assert_eq!(step(more, back), (1, 160)); // not 24: the frame of silence lasts until then
-        assert_eq!(
-            step(back, line.audio(1, 2, 320, 143 * MS).expect("sent")),
-            (1, 160)
-        );
+        assert_eq!(step(back, line.audio(1, 2, 320, 143 * MS).expect("sent")), (1, 160));
     }
 
     #[test]
@@ -497,9 +423,7 @@ mod tests {
             let second = line.audio(1, 1, strange, 20 * MS).expect("sent");
             assert!(second.marker);
             assert_eq!(step(first, second), (1, 160));
-            let third = line
-                .audio(1, 2, strange.wrapping_add(160), 40 * MS)
-                .expect("sent");
+            let third = line.audio(1, 2, strange.wrapping_add(160), 40 * MS).expect("sent");
             assert_eq!(step(second, third), (1, 160));
         }
     }
@@ -531,21 +455,9 @@ mod tests {
         let audio = line.audio(1, 0, 0, 0).expect("sent");
         let begin = line.event(1, 160, 160, false, 20 * MS).expect("sent");
         assert!(begin.marker);
-        for (sequence, duration, end) in [
-            (2, 320, false),
-            (3, 480, true),
-            (4, 480, true),
-            (5, 480, true),
-        ] {
-            let more = line
-                .event(
-                    sequence,
-                    160,
-                    duration,
-                    end,
-                    (20 + u64::from(sequence) * 20) * MS,
-                )
-                .expect("sent");
+        for (sequence, duration, end) in [(2, 320, false), (3, 480, true), (4, 480, true), (5, 480, true)] {
+            let more =
+                line.event(sequence, 160, duration, end, (20 + u64::from(sequence) * 20) * MS).expect("sent");
             assert!(!more.marker);
             assert_eq!(step(audio, more), (sequence, 160));
         }
@@ -579,27 +491,16 @@ mod tests {
     fn another_clock_rate_goes_on_from_where_the_stream_is() {
         let mut line = Line::new();
         let first = line.audio(1, 0, 0, 0).expect("sent");
-        let wide = Format {
-            payload_type: 96,
-            clock_rate: 48_000,
-            duration: 960,
-            event: None,
-        };
+        let wide = Format { payload_type: 96, clock_rate: 48_000, duration: 960, event: None };
         let second = line.packet(1, 1, 160, false, wide, 20 * MS).expect("sent");
         let third = line.packet(1, 2, 1120, false, wide, 40 * MS).expect("sent");
-        assert_eq!(
-            (step(first, second), step(second, third)),
-            ((1, 160), (1, 960))
-        );
+        assert_eq!((step(first, second), step(second, third)), ((1, 160), (1, 960)));
     }
 
     #[test]
     fn the_reports_timestamp_belongs_to_its_time() {
         let mut line = Line::new();
         let first = line.audio(1, 0, 0, 0).expect("sent");
-        assert_eq!(
-            timestamp_distance(first.timestamp, line.egress.timestamp_at(50 * MS)),
-            400
-        );
+        assert_eq!(timestamp_distance(first.timestamp, line.egress.timestamp_at(50 * MS)), 400);
     }
 }

@@ -31,17 +31,11 @@ impl Network {
         match (self.address, address) {
             (IpAddr::V4(network), IpAddr::V4(address)) => {
                 let shift = 32 - u32::from(self.prefix);
-                (network.to_bits() ^ address.to_bits())
-                    .checked_shr(shift)
-                    .unwrap_or(0)
-                    == 0
+                (network.to_bits() ^ address.to_bits()).checked_shr(shift).unwrap_or(0) == 0
             }
             (IpAddr::V6(network), IpAddr::V6(address)) => {
                 let shift = 128 - u32::from(self.prefix);
-                (network.to_bits() ^ address.to_bits())
-                    .checked_shr(shift)
-                    .unwrap_or(0)
-                    == 0
+                (network.to_bits() ^ address.to_bits()).checked_shr(shift).unwrap_or(0) == 0
             }
             _ => false,
         }
@@ -60,17 +54,12 @@ pub struct Permission {
 impl Permission {
     /// The SDP address with any port, or a permitted network.
     fn allows(&self, source: SocketAddr) -> bool {
-        self.signalled
-            .is_some_and(|signalled| same_host(signalled, source))
-            || self
-                .permitted
-                .iter()
-                .any(|network| network.contains(source.ip()))
+        self.signalled.is_some_and(|signalled| same_host(signalled, source))
+            || self.permitted.iter().any(|network| network.contains(source.ip()))
     }
 
     fn is_exact(&self, source: SocketAddr) -> bool {
-        self.signalled
-            .is_some_and(|signalled| same(signalled, source))
+        self.signalled.is_some_and(|signalled| same(signalled, source))
     }
 }
 
@@ -109,8 +98,7 @@ pub struct Latch {
 impl Latch {
     /// Take what signalling now says. True if a fixed latch was opened again.
     pub fn permit(&mut self, permission: Permission, now: u64) -> bool {
-        let moved =
-            permission.signalled.is_some() && permission.signalled != self.permission.signalled;
+        let moved = permission.signalled.is_some() && permission.signalled != self.permission.signalled;
         self.permission = permission;
         if !moved || self.peer.is_none() {
             self.changed_at = if moved { now } else { self.changed_at };
@@ -135,11 +123,7 @@ impl Latch {
         if self.former.is_some_and(|former| same(former, source)) {
             // After the window the new address has had its chance: a source that never moved is the peer itself.
             let waited = now >= self.changed_at.saturating_add(self.permission.window);
-            return if waited && self.permission.allows(source) {
-                Source::Candidate
-            } else {
-                Source::Peer
-            };
+            return if waited && self.permission.allows(source) { Source::Candidate } else { Source::Peer };
         }
         match self.peer {
             None if self.permission.allows(source) => Source::Candidate,
@@ -152,8 +136,7 @@ impl Latch {
     pub fn prove(&mut self, source: SocketAddr, now: u64) {
         self.peer = Some(source);
         self.former = None;
-        self.closes_at
-            .get_or_insert(now.saturating_add(self.permission.window));
+        self.closes_at.get_or_insert(now.saturating_add(self.permission.window));
     }
 
     /// Fix the latch if its time has come; returns the address to connect the socket to.
@@ -183,11 +166,7 @@ impl Latch {
 
     /// Tell whether the real source stands on another host than the SDP says (the peer is behind NAT).
     pub fn differs_from_sdp(&self) -> bool {
-        self.peer.is_some_and(|peer| {
-            self.permission
-                .signalled
-                .is_some_and(|sdp| !same_host(peer, sdp))
-        })
+        self.peer.is_some_and(|peer| self.permission.signalled.is_some_and(|sdp| !same_host(peer, sdp)))
     }
 }
 
@@ -215,16 +194,9 @@ impl RtcpLatch {
         if self.peer.is_some_and(|peer| same(peer, source)) {
             return true;
         }
-        let exact = self
-            .signalled
-            .is_some_and(|signalled| same(signalled, source))
-            || rtp
-                .peer()
-                .and_then(port_above)
-                .is_some_and(|address| same(address, source));
-        let host = self
-            .signalled
-            .is_some_and(|signalled| same_host(signalled, source))
+        let exact = self.signalled.is_some_and(|signalled| same(signalled, source))
+            || rtp.peer().and_then(port_above).is_some_and(|address| same(address, source));
+        let host = self.signalled.is_some_and(|signalled| same_host(signalled, source))
             || rtp.peer().is_some_and(|peer| same_host(peer, source))
             || (rtp.peer().is_none() && rtp.permission.allows(source));
         let believed = exact || (self.peer.is_none() && host);
@@ -236,20 +208,14 @@ impl RtcpLatch {
 
     /// Where RTCP goes: its latched source; else the port above an RTP source behind NAT; else the signalled address.
     pub fn destination(&self, rtp: &Latch) -> Option<SocketAddr> {
-        let behind_nat = rtp
-            .peer()
-            .filter(|_| rtp.differs_from_sdp())
-            .and_then(port_above);
+        let behind_nat = rtp.peer().filter(|_| rtp.differs_from_sdp()).and_then(port_above);
         self.peer.or(behind_nat).or(self.signalled)
     }
 }
 
 /// The RTCP address that goes with an RTP address (RFC 3550 §11).
 pub fn port_above(address: SocketAddr) -> Option<SocketAddr> {
-    Some(SocketAddr::new(
-        address.ip(),
-        address.port().checked_add(1)?,
-    ))
+    Some(SocketAddr::new(address.ip(), address.port().checked_add(1)?))
 }
 
 #[cfg(test)]
@@ -266,10 +232,7 @@ mod tests {
     fn permission(signalled: &str, permitted: &[&str]) -> Permission {
         Permission {
             signalled: Some(at(signalled)),
-            permitted: permitted
-                .iter()
-                .map(|text| Network::parse(text).expect("a network"))
-                .collect(),
+            permitted: permitted.iter().map(|text| Network::parse(text).expect("a network")).collect(),
             window: SECOND,
         }
     }
@@ -285,33 +248,11 @@ mod tests {
         let network = Network::parse("192.0.2.0/24").expect("a network");
         assert!(network.contains(at("192.0.2.255:1").ip()));
         assert!(!network.contains(at("192.0.3.0:1").ip()));
-        assert!(
-            Network::parse("0.0.0.0/0")
-                .expect("all")
-                .contains(at("203.0.113.9:1").ip())
-        );
-        assert!(
-            !Network::parse("0.0.0.0/0")
-                .expect("all")
-                .contains(at("[::1]:1").ip())
-        );
-        assert!(
-            Network::parse("::/0")
-                .expect("all")
-                .contains(at("[2001:db8::1]:1").ip())
-        );
-        assert!(
-            Network::parse("192.0.2.1")
-                .expect("one")
-                .contains(at("192.0.2.1:1").ip())
-        );
-        for wrong in [
-            "192.0.2.0/33",
-            "2001:db8::/129",
-            "example.com",
-            "",
-            "192.0.2.0/x",
-        ] {
+        assert!(Network::parse("0.0.0.0/0").expect("all").contains(at("203.0.113.9:1").ip()));
+        assert!(!Network::parse("0.0.0.0/0").expect("all").contains(at("[::1]:1").ip()));
+        assert!(Network::parse("::/0").expect("all").contains(at("[2001:db8::1]:1").ip()));
+        assert!(Network::parse("192.0.2.1").expect("one").contains(at("192.0.2.1:1").ip()));
+        for wrong in ["192.0.2.0/33", "2001:db8::/129", "example.com", "", "192.0.2.0/x"] {
             assert_eq!(Network::parse(wrong), None);
         }
     }
@@ -342,24 +283,12 @@ mod tests {
         let mut latch = latch("192.0.2.1:4000", &["198.51.100.0/24"]);
         latch.prove(at("198.51.100.9:7000"), 0);
         assert_eq!(latch.fix(SECOND / 2), None);
-        assert_eq!(
-            latch.judge(at("198.51.100.10:7000"), SECOND / 2),
-            Source::Stranger
-        );
-        assert_eq!(
-            latch.judge(at("192.0.2.1:4002"), SECOND / 2),
-            Source::Stranger
-        );
-        assert_eq!(
-            latch.judge(at("192.0.2.1:4000"), SECOND / 2),
-            Source::Candidate
-        );
+        assert_eq!(latch.judge(at("198.51.100.10:7000"), SECOND / 2), Source::Stranger);
+        assert_eq!(latch.judge(at("192.0.2.1:4002"), SECOND / 2), Source::Stranger);
+        assert_eq!(latch.judge(at("192.0.2.1:4000"), SECOND / 2), Source::Candidate);
         latch.prove(at("192.0.2.1:4000"), SECOND / 2);
         assert_eq!(latch.fix(SECOND / 2), Some(at("192.0.2.1:4000")));
-        assert_eq!(
-            latch.judge(at("198.51.100.9:7000"), SECOND / 2),
-            Source::Stranger
-        );
+        assert_eq!(latch.judge(at("198.51.100.9:7000"), SECOND / 2), Source::Stranger);
     }
 
     #[test]
@@ -371,10 +300,7 @@ mod tests {
         assert_eq!(latch.fix(6 * SECOND - 1), None);
         assert_eq!(latch.fix(6 * SECOND), Some(at("198.51.100.9:7000")));
         assert_eq!(latch.fix(6 * SECOND), None);
-        assert_eq!(
-            latch.judge(at("10.0.0.1:4000"), 6 * SECOND),
-            Source::Stranger
-        );
+        assert_eq!(latch.judge(at("10.0.0.1:4000"), 6 * SECOND), Source::Stranger);
     }
 
     #[test]
@@ -386,16 +312,10 @@ mod tests {
         assert!(latch.permit(permission("192.0.2.1:6000", &[]), 10 * SECOND));
         assert_eq!(latch.destination(), Some(at("192.0.2.1:6000")));
         assert_eq!(latch.judge(at("192.0.2.1:4000"), 10 * SECOND), Source::Peer);
-        assert_eq!(
-            latch.judge(at("192.0.2.1:6000"), 10 * SECOND),
-            Source::Candidate
-        );
+        assert_eq!(latch.judge(at("192.0.2.1:6000"), 10 * SECOND), Source::Candidate);
         latch.prove(at("192.0.2.1:6000"), 10 * SECOND);
         assert_eq!(latch.fix(10 * SECOND), Some(at("192.0.2.1:6000")));
-        assert_eq!(
-            latch.judge(at("192.0.2.1:4000"), 10 * SECOND),
-            Source::Stranger
-        );
+        assert_eq!(latch.judge(at("192.0.2.1:4000"), 10 * SECOND), Source::Stranger);
     }
 
     #[test]
@@ -403,18 +323,9 @@ mod tests {
         let mut latch = latch("10.0.0.1:4000", &["198.51.100.9/32"]);
         latch.prove(at("198.51.100.9:7000"), 0);
         latch.fix(SECOND);
-        assert!(latch.permit(
-            permission("10.0.0.1:4002", &["198.51.100.9/32"]),
-            10 * SECOND
-        ));
-        assert_eq!(
-            latch.judge(at("198.51.100.9:7000"), 10 * SECOND),
-            Source::Peer
-        );
-        assert_eq!(
-            latch.judge(at("198.51.100.9:7000"), 11 * SECOND),
-            Source::Candidate
-        );
+        assert!(latch.permit(permission("10.0.0.1:4002", &["198.51.100.9/32"]), 10 * SECOND));
+        assert_eq!(latch.judge(at("198.51.100.9:7000"), 10 * SECOND), Source::Peer);
+        assert_eq!(latch.judge(at("198.51.100.9:7000"), 11 * SECOND), Source::Candidate);
     }
 
     #[test]
@@ -424,10 +335,7 @@ mod tests {
         latch.fix(0);
         assert!(!latch.permit(permission("192.0.2.1:4000", &["198.51.100.0/24"]), SECOND));
         assert_eq!(latch.judge(at("192.0.2.1:4000"), SECOND), Source::Peer);
-        assert_eq!(
-            latch.judge(at("198.51.100.1:4000"), SECOND),
-            Source::Stranger
-        );
+        assert_eq!(latch.judge(at("198.51.100.1:4000"), SECOND), Source::Stranger);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 pub mod egress;
 pub mod fill;
 pub mod latch;
+pub mod leg;
 pub mod ports;
 #[cfg(feature = "python")]
 mod python;
@@ -15,6 +16,7 @@ pub mod relay;
 pub mod rtcp;
 pub mod rtp;
 pub mod session;
+pub mod silence;
 pub mod stats;
 pub mod sys;
 pub mod tap;

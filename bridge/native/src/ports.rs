@@ -17,27 +17,15 @@ pub struct Ports {
 impl Ports {
     /// Take the inclusive range `low`..=`high`; `quarantine` is in nanoseconds.
     pub fn new(low: u16, high: u16, quarantine: u64, random: Random) -> Self {
-        let free: Vec<u16> = (low..=high)
-            .filter(|port| port.is_multiple_of(2) && *port > 0 && *port < high)
-            .collect();
-        Ports {
-            pairs: free.len(),
-            free,
-            resting: VecDeque::new(),
-            quarantine,
-            random,
-        }
+        let free: Vec<u16> =
+            (low..=high).filter(|port| port.is_multiple_of(2) && *port > 0 && *port < high).collect();
+        Ports { pairs: free.len(), free, resting: VecDeque::new(), quarantine, random }
     }
 
     /// Take a free pair at random, so that the port of the next call can't be foretold.
     pub fn take(&mut self, now: u64) -> Option<u16> {
-        while self
-            .resting
-            .front()
-            .is_some_and(|(rested_at, _)| *rested_at <= now)
-        {
-            self.free
-                .extend(self.resting.pop_front().map(|(_, port)| port));
+        while self.resting.front().is_some_and(|(rested_at, _)| *rested_at <= now) {
+            self.free.extend(self.resting.pop_front().map(|(_, port)| port));
         }
         if self.free.is_empty() {
             return None;
@@ -48,17 +36,12 @@ impl Ports {
 
     /// Give a pair back: it rests first.
     pub fn give_back(&mut self, port: u16, now: u64) {
-        self.resting
-            .push_back((now.saturating_add(self.quarantine), port));
+        self.resting.push_back((now.saturating_add(self.quarantine), port));
     }
 
     /// The ports that can't be had at `now` (in use or at rest), and all there are.
     pub fn usage(&self, now: u64) -> (usize, usize) {
-        let rested = self
-            .resting
-            .iter()
-            .filter(|(rested_at, _)| *rested_at <= now)
-            .count();
+        let rested = self.resting.iter().filter(|(rested_at, _)| *rested_at <= now).count();
         (2 * (self.pairs - self.free.len() - rested), 2 * self.pairs)
     }
 

@@ -39,15 +39,15 @@ struct LegMediaIn {
     fill_payload_type: Option<u8>,
     permitted: Vec<String>,
     latch_for: f64,
+    silent_after: Option<f64>,
 }
 
 fn socket_address(address: Option<Address>) -> PyResult<Option<SocketAddr>> {
     let Some((host, port)) = address else {
         return Ok(None);
     };
-    let host: IpAddr = host
-        .parse()
-        .map_err(|_| PyValueError::new_err(format!("{host:?} is no IP address for media")))?;
+    let host: IpAddr =
+        host.parse().map_err(|_| PyValueError::new_err(format!("{host:?} is no IP address for media")))?;
     Ok(Some(SocketAddr::new(host, port)))
 }
 
@@ -71,14 +71,13 @@ impl LegMediaIn {
             payloads: payloads.collect(),
             // A frame must fit into one packet, and a grid of nothing would never end.
             ptime: self.ptime_ms.clamp(10, 150) * 1_000_000,
-            fill_after: self
-                .fill_after_ms
-                .map(|after| after.saturating_mul(1_000_000)),
+            fill_after: self.fill_after_ms.map(|after| after.saturating_mul(1_000_000)),
             fill_payload_type: self.fill_payload_type,
+            silent_after: self.silent_after.map(nanoseconds),
             permission: Permission {
                 signalled: socket_address(self.remote_rtp)?,
                 permitted: permitted.collect::<PyResult<_>>()?,
-                window: (self.latch_for.clamp(0.0, 3600.0) * SECOND) as u64,
+                window: nanoseconds(self.latch_for),
             },
         })
     }
@@ -94,18 +93,8 @@ struct FarReportOut {
 
 impl From<FarReport> for FarReportOut {
     fn from(report: FarReport) -> Self {
-        let FarReport {
-            fraction_lost,
-            cumulative_lost,
-            jitter_ms,
-            round_trip_ms,
-        } = report;
-        FarReportOut {
-            fraction_lost,
-            cumulative_lost,
-            jitter_ms,
-            round_trip_ms,
-        }
+        let FarReport { fraction_lost, cumulative_lost, jitter_ms, round_trip_ms } = report;
+        FarReportOut { fraction_lost, cumulative_lost, jitter_ms, round_trip_ms }
     }
 }
 
@@ -133,6 +122,11 @@ struct LegReportOut {
     longest_sent_gap_ms: f64,
 }
 
+/// Seconds as nanoseconds; no span of ours is longer than a day.
+fn nanoseconds(seconds: f64) -> u64 {
+    (seconds.clamp(0.0, 86_400.0) * SECOND) as u64
+}
+
 fn seconds(nanoseconds: u64) -> f64 {
     nanoseconds as f64 / SECOND
 }
@@ -142,13 +136,8 @@ fn address(address: SocketAddr) -> Address {
 }
 
 fn refused(counts: &Refused) -> HashMap<&'static str, u64> {
-    let counts = Refusal::ALL
-        .iter()
-        .zip(counts)
-        .filter(|(_, count)| **count > 0);
-    counts
-        .map(|(refusal, count)| (refusal.name(), *count))
-        .collect()
+    let counts = Refusal::ALL.iter().zip(counts).filter(|(_, count)| **count > 0);
+    counts.map(|(refusal, count)| (refusal.name(), *count)).collect()
 }
 
 impl From<&LegReport> for LegReportOut {
@@ -225,29 +214,23 @@ fn side_named(name: &str) -> PyResult<Side> {
 }
 
 #[derive(IntoPyObject)]
+#[expect(clippy::large_enum_variant, reason = "it lives for the length of one conversion")]
 enum EventOut {
     Started(&'static str, u64, &'static str, Address, f64),
+    Silent(&'static str, u64, &'static str, f64),
     Closed(&'static str, u64, SessionReportOut),
 }
 
 impl From<&Event> for EventOut {
     fn from(event: &Event) -> Self {
         match event {
-            Event::Started {
-                session,
-                side,
-                from,
-                at,
-            } => EventOut::Started(
-                "started",
-                *session,
-                side_name(*side),
-                address(*from),
-                seconds(*at),
-            ),
-            Event::Closed { session, report } => {
-                EventOut::Closed("closed", *session, session_report(report))
+            Event::Started { session, side, from, at } => {
+                EventOut::Started("started", *session, side_name(*side), address(*from), seconds(*at))
             }
+            Event::Silent { session, side, at } => {
+                EventOut::Silent("silent", *session, side_name(*side), seconds(*at))
+            }
+            Event::Closed { session, report } => EventOut::Closed("closed", *session, session_report(report)),
         }
     }
 }
@@ -275,13 +258,8 @@ impl Relay {
         let address: IpAddr = address
             .parse()
             .map_err(|_| PyValueError::new_err(format!("{address:?} is no IP address to bind")))?;
-        let quarantine = (quarantine.clamp(0.0, 86_400.0) * SECOND) as u64;
-        let settings = Settings {
-            address,
-            ports,
-            workers,
-            quarantine,
-        };
+        let quarantine = nanoseconds(quarantine);
+        let settings = Settings { address, ports, workers, quarantine };
         let relay = NativeRelay::start(settings, Wake::adopt(wake_fd)?)?;
         Ok(Relay(Mutex::new(relay)))
     }
@@ -295,8 +273,7 @@ impl Relay {
     }
 
     fn update(&self, session: u64, leg: &str, media: LegMediaIn) -> PyResult<()> {
-        self.lock()
-            .update(session, side_named(leg)?, media.into_native()?);
+        self.lock().update(session, side_named(leg)?, media.into_native()?);
         Ok(())
     }
 
@@ -305,9 +282,7 @@ impl Relay {
     }
 
     fn tap(&self, session: u64, path: Option<PathBuf>) -> PyResult<()> {
-        self.lock()
-            .tap(session, path.as_deref())
-            .map_err(PyOSError::new_err)
+        self.lock().tap(session, path.as_deref()).map_err(PyOSError::new_err)
     }
 
     fn snapshot(&self, py: Python<'_>, session: u64) -> Option<SessionReportOut> {
@@ -323,12 +298,7 @@ impl Relay {
         let totals = self.lock().totals();
         let rows = totals.into_iter();
         rows.map(|(label, [carrier, platform])| {
-            (
-                label.carrier,
-                label.platform,
-                (&carrier).into(),
-                (&platform).into(),
-            )
+            (label.carrier, label.platform, (&carrier).into(), (&platform).into())
         })
         .collect()
     }

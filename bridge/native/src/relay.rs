@@ -28,25 +28,16 @@ pub struct SessionReport {
 
 impl SessionReport {
     pub fn of(session: &Session) -> Self {
-        SessionReport {
-            legs: Side::BOTH.map(|side| session.report(side)),
-        }
+        SessionReport { legs: Side::BOTH.map(|side| session.report(side)) }
     }
 }
 
 /// What the relay has to tell.
 #[derive(Debug)]
 pub enum Event {
-    Started {
-        session: u64,
-        side: Side,
-        from: SocketAddr,
-        at: u64,
-    },
-    Closed {
-        session: u64,
-        report: Box<SessionReport>,
-    },
+    Started { session: u64, side: Side, from: SocketAddr, at: u64 },
+    Silent { session: u64, side: Side, at: u64 },
+    Closed { session: u64, report: Box<SessionReport> },
 }
 
 /// The metric labels of a session.
@@ -121,15 +112,8 @@ impl WorkerHandle {
         let wake = Arc::new(Wake::new()?);
         let load = Arc::new(AtomicUsize::new(0));
         let worker = Worker::new(shared, load.clone(), inbox, wake.clone())?;
-        let thread = thread::Builder::new()
-            .name(format!("relay-{number}"))
-            .spawn(move || worker.run())?;
-        Ok(WorkerHandle {
-            commands,
-            wake,
-            load,
-            thread: Some(thread),
-        })
+        let thread = thread::Builder::new().name(format!("relay-{number}")).spawn(move || worker.run())?;
+        Ok(WorkerHandle { commands, wake, load, thread: Some(thread) })
     }
 
     fn tell(&self, command: Command) {
@@ -167,27 +151,16 @@ impl Relay {
         let seed = u64::from_ne_bytes(sys::random_octets()?);
         let (low, high) = settings.ports;
         let shared = Arc::new(Shared {
-            ports: Mutex::new(Ports::new(
-                low,
-                high,
-                settings.quarantine,
-                Random::new(seed),
-            )),
+            ports: Mutex::new(Ports::new(low, high, settings.quarantine, Random::new(seed))),
             events: Mutex::default(),
             wake,
             totals: Mutex::default(),
             panics: AtomicU64::new(0),
             tap_dropped: Arc::default(),
         });
-        let workers =
-            (0..settings.workers.max(1)).map(|number| WorkerHandle::start(number, shared.clone()));
+        let workers = (0..settings.workers.max(1)).map(|number| WorkerHandle::start(number, shared.clone()));
         let workers = workers.collect::<io::Result<Vec<_>>>()?;
-        Ok(Relay {
-            address: settings.address,
-            shared,
-            workers,
-            sessions: HashMap::new(),
-        })
+        Ok(Relay { address: settings.address, shared, workers, sessions: HashMap::new() })
     }
 
     /// Bind a pair for each leg and give the session to the least loaded worker; the even ports, or why not.
@@ -209,8 +182,7 @@ impl Relay {
             }
         };
         let ports = [carrier.port, platform.port];
-        let identity =
-            identity().map_err(|error| format!("the system gives no random numbers: {error}"))?;
+        let identity = identity().map_err(|error| format!("the system gives no random numbers: {error}"))?;
         let session = Session::new(identity);
         let label = self.intern(label);
         let least = |(_, worker): &(usize, &WorkerHandle)| worker.load.load(Ordering::Relaxed);
@@ -218,12 +190,7 @@ impl Relay {
             return Err("the media relay has no worker".into());
         };
         worker.load.fetch_add(1, Ordering::Relaxed);
-        worker.tell(Command::Open(Box::new(Opening {
-            id,
-            session,
-            legs: [carrier, platform],
-            label,
-        })));
+        worker.tell(Command::Open(Box::new(Opening { id, session, legs: [carrier, platform], label })));
         self.sessions.insert(id, number);
         Ok(ports)
     }
@@ -258,13 +225,10 @@ impl Relay {
 
     fn intern(&self, label: Label) -> usize {
         let mut totals = lock(&self.shared.totals);
-        totals
-            .iter()
-            .position(|(known, _)| *known == label)
-            .unwrap_or_else(|| {
-                totals.push((label, Default::default()));
-                totals.len() - 1
-            })
+        totals.iter().position(|(known, _)| *known == label).unwrap_or_else(|| {
+            totals.push((label, Default::default()));
+            totals.len() - 1
+        })
     }
 
     fn worker(&self, session: u64) -> Option<&WorkerHandle> {
@@ -273,11 +237,7 @@ impl Relay {
 
     pub fn update(&self, session: u64, side: Side, media: LegMedia) {
         if let Some(worker) = self.worker(session) {
-            worker.tell(Command::Update {
-                session,
-                side,
-                media: Box::new(media),
-            });
+            worker.tell(Command::Update { session, side, media: Box::new(media) });
         }
     }
 
@@ -292,28 +252,18 @@ impl Relay {
         let Some(worker) = self.worker(session) else {
             return Ok(());
         };
-        let tap = path
-            .map(|path| Tap::create(path, self.shared.tap_dropped.clone()))
-            .transpose()?;
+        let tap = path.map(|path| Tap::create(path, self.shared.tap_dropped.clone())).transpose()?;
         worker.tell(Command::Tap { session, tap });
         Ok(())
     }
 
     /// Ask for a live session's report; the wait for it is short and bounded.
-    pub fn snapshot(
-        &self,
-        session: u64,
-    ) -> impl FnOnce() -> Option<Box<SessionReport>> + Send + use<> {
+    pub fn snapshot(&self, session: u64) -> impl FnOnce() -> Option<Box<SessionReport>> + Send + use<> {
         let (reply, answer) = sync_channel(1);
         if let Some(worker) = self.worker(session) {
             worker.tell(Command::Snapshot { session, reply });
         }
-        move || {
-            answer
-                .recv_timeout(Duration::from_nanos(SNAPSHOT_WAIT))
-                .ok()
-                .flatten()
-        }
+        move || answer.recv_timeout(Duration::from_nanos(SNAPSHOT_WAIT)).ok().flatten()
     }
 
     /// Take the events that wait. A closed session is forgotten here: its id may be used again.
@@ -338,10 +288,7 @@ impl Relay {
 
     /// Panics that ended a session, and packets that a tap's queue could not take.
     pub fn faults(&self) -> (u64, u64) {
-        (
-            self.shared.panics.load(Ordering::Relaxed),
-            self.shared.tap_dropped.load(Ordering::Relaxed),
-        )
+        (self.shared.panics.load(Ordering::Relaxed), self.shared.tap_dropped.load(Ordering::Relaxed))
     }
 
     /// End every session and thread. The last events can still be taken.
@@ -366,18 +313,12 @@ impl Drop for Relay {
 
 fn identity() -> io::Result<Identity> {
     let octets: [u8; 40] = sys::random_octets()?;
-    let word = |at: usize| {
-        u32::from_ne_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]])
-    };
-    let beginning = |at: usize| Beginning {
-        ssrc: word(at),
-        sequence: word(at + 4) as u16,
-        timestamp: word(at + 8),
-    };
+    let word = |at: usize| u32::from_ne_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]]);
+    let beginning =
+        |at: usize| Beginning { ssrc: word(at), sequence: word(at + 4) as u16, timestamp: word(at + 8) };
     let mut cname = [0; 16];
     for (name, octet) in cname.iter_mut().zip(&octets[24..]) {
-        *name = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-            [usize::from(octet & 63)];
+        *name = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"[usize::from(octet & 63)];
     }
     Ok(Identity {
         beginnings: [beginning(0), beginning(12)],

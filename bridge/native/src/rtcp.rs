@@ -145,11 +145,7 @@ impl Compound<'_> {
     pub fn write(&self, out: &mut Vec<u8>) {
         let blocks = u8::from(self.report.is_some());
         let words = 1 + if self.sender.is_some() { 5 } else { 0 } + 6 * u16::from(blocks);
-        let kind = if self.sender.is_some() {
-            SENDER_REPORT
-        } else {
-            RECEIVER_REPORT
-        };
+        let kind = if self.sender.is_some() { SENDER_REPORT } else { RECEIVER_REPORT };
         header(out, blocks, kind, words);
         put(out, self.ssrc);
         if let Some(sender) = &self.sender {
@@ -285,32 +281,14 @@ mod tests {
 
     #[test]
     fn our_compound_packet_reads_back() {
-        let sender = SenderInfo {
-            ntp: 0xAABB_CCDD_0011_2233,
-            timestamp: 160,
-            packets: 3,
-            octets: 480,
-        };
+        let sender = SenderInfo { ntp: 0xAABB_CCDD_0011_2233, timestamp: 160, packets: 3, octets: 480 };
         let mut bytes = Vec::new();
-        Compound {
-            ssrc: 9,
-            sender: Some(sender),
-            report: Some(block()),
-            cname: b"abc",
-            bye: true,
-        }
-        .write(&mut bytes);
+        Compound { ssrc: 9, sender: Some(sender), report: Some(block()), cname: b"abc", bye: true }
+            .write(&mut bytes);
         assert_eq!(bytes.len() % 4, 0);
         assert_eq!(
             items(&bytes),
-            Some(vec![
-                Item::Sender {
-                    ssrc: 9,
-                    info: sender
-                },
-                Item::Report(block()),
-                Item::Bye { ssrc: 9 }
-            ])
+            Some(vec![Item::Sender { ssrc: 9, info: sender }, Item::Report(block()), Item::Bye { ssrc: 9 }])
         );
     }
 
@@ -319,14 +297,7 @@ mod tests {
         for length in 0..9 {
             let name = vec![b'x'; length];
             let mut bytes = Vec::new();
-            Compound {
-                ssrc: 9,
-                sender: None,
-                report: None,
-                cname: &name,
-                bye: false,
-            }
-            .write(&mut bytes);
+            Compound { ssrc: 9, sender: None, report: None, cname: &name, bye: false }.write(&mut bytes);
             assert_eq!(bytes.len() % 4, 0);
             assert_eq!(bytes.last(), Some(&0));
             assert!(items(&bytes).is_some());
@@ -336,14 +307,8 @@ mod tests {
     #[test]
     fn lengths_that_lie_are_no_rtcp() {
         let mut bytes = Vec::new();
-        Compound {
-            ssrc: 9,
-            sender: None,
-            report: Some(block()),
-            cname: b"abc",
-            bye: false,
-        }
-        .write(&mut bytes);
+        Compound { ssrc: 9, sender: None, report: Some(block()), cname: b"abc", bye: false }
+            .write(&mut bytes);
         let mut longer = bytes.clone();
         longer[3] = 200;
         assert_eq!(items(&longer), None);
@@ -355,14 +320,8 @@ mod tests {
     #[test]
     fn a_block_count_beyond_the_packet_stops_at_its_end() {
         let mut bytes = Vec::new();
-        Compound {
-            ssrc: 9,
-            sender: None,
-            report: Some(block()),
-            cname: b"abc",
-            bye: false,
-        }
-        .write(&mut bytes);
+        Compound { ssrc: 9, sender: None, report: Some(block()), cname: b"abc", bye: false }
+            .write(&mut bytes);
         bytes[0] = 0x80 | 31;
         assert_eq!(items(&bytes), Some(vec![Item::Report(block())]));
     }
@@ -372,30 +331,17 @@ mod tests {
         let mut bytes = Vec::new();
         header(&mut bytes, 0, 207, 1); // XR (RFC 3611)
         put(&mut bytes, 1);
-        Compound {
-            ssrc: 9,
-            sender: None,
-            report: Some(block()),
-            cname: b"abc",
-            bye: false,
-        }
-        .write(&mut bytes);
+        Compound { ssrc: 9, sender: None, report: Some(block()), cname: b"abc", bye: false }
+            .write(&mut bytes);
         assert_eq!(items(&bytes), Some(vec![Item::Report(block())]));
     }
 
     #[test]
     fn the_round_trip_of_the_rfc_figure() {
         // RFC 3550 figure 2: A 0xb710:8000, LSR 0xb705:2000, DLSR 0x0005:4000 give 6.125 s.
-        let block = ReportBlock {
-            lsr: 0xB705_2000,
-            dlsr: 0x0005_4000,
-            ..block()
-        };
+        let block = ReportBlock { lsr: 0xB705_2000, dlsr: 0x0005_4000, ..block() };
         assert_eq!(round_trip_ms(0xB710_8000, &block), Some(6125.0));
-        assert_eq!(
-            round_trip_ms(0xB710_8000, &ReportBlock { lsr: 0, ..block }),
-            None
-        );
+        assert_eq!(round_trip_ms(0xB710_8000, &ReportBlock { lsr: 0, ..block }), None);
         assert_eq!(round_trip_ms(0xB70A_6000 - 10, &block), Some(0.0));
         assert_eq!(round_trip_ms(0xB700_0000, &block), None);
     }

@@ -43,9 +43,7 @@ impl<'a> Packet<'a> {
         }
         if flags & 0x10 != 0 {
             // RFC 3550 §5.3.1: the length counts 32-bit words after the four-octet extension header.
-            let words = datagram
-                .get(start + 2..start + 4)
-                .ok_or(Malformed::Extension)?;
+            let words = datagram.get(start + 2..start + 4).ok_or(Malformed::Extension)?;
             start += 4 + 4 * usize::from(u16::from_be_bytes([words[0], words[1]]));
             if start > datagram.len() {
                 return Err(Malformed::Extension);
@@ -133,9 +131,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn packet(flags: u8, rest: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![
-            flags, 0x80, 0x12, 0x34, 0, 0, 0, 160, 0xDE, 0xAD, 0xBE, 0xEF,
-        ];
+        let mut bytes = vec![flags, 0x80, 0x12, 0x34, 0, 0, 0, 160, 0xDE, 0xAD, 0xBE, 0xEF];
         bytes.extend_from_slice(rest);
         bytes
     }
@@ -163,28 +159,13 @@ mod tests {
 
     #[test]
     fn lengths_that_lie_are_refused() {
-        assert_eq!(
-            Packet::parse(&packet(0x80, &[])[..11]),
-            Err(Malformed::Short)
-        );
+        assert_eq!(Packet::parse(&packet(0x80, &[])[..11]), Err(Malformed::Short));
         assert_eq!(Packet::parse(&packet(0x40, &[])), Err(Malformed::Version));
-        assert_eq!(
-            Packet::parse(&packet(0x8F, &[0; 59])),
-            Err(Malformed::Sources)
-        );
-        assert_eq!(
-            Packet::parse(&packet(0x90, &[0, 0, 0])),
-            Err(Malformed::Extension)
-        );
-        assert_eq!(
-            Packet::parse(&packet(0x90, &[0, 0, 0xFF, 0xFF])),
-            Err(Malformed::Extension)
-        );
+        assert_eq!(Packet::parse(&packet(0x8F, &[0; 59])), Err(Malformed::Sources));
+        assert_eq!(Packet::parse(&packet(0x90, &[0, 0, 0])), Err(Malformed::Extension));
+        assert_eq!(Packet::parse(&packet(0x90, &[0, 0, 0xFF, 0xFF])), Err(Malformed::Extension));
         assert_eq!(Packet::parse(&packet(0xA0, &[0])), Err(Malformed::Padding));
-        assert_eq!(
-            Packet::parse(&packet(0xA0, &[1, 3])),
-            Err(Malformed::Padding)
-        );
+        assert_eq!(Packet::parse(&packet(0xA0, &[1, 3])), Err(Malformed::Padding));
     }
 
     #[test]

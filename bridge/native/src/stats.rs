@@ -84,10 +84,7 @@ impl Stream {
             self.highest = self.highest.wrapping_add(u32::from(ahead));
             self.seen = if ahead < 128 { self.seen << ahead } else { 0 } | 1;
             self.received += 1;
-            return Arrival::Fresh {
-                run: self.run,
-                extended: self.highest,
-            };
+            return Arrival::Fresh { run: self.run, extended: self.highest };
         }
         let behind = ahead.wrapping_neg();
         if behind <= MAX_MISORDER {
@@ -97,10 +94,7 @@ impl Stream {
             }
             self.seen |= bit;
             self.received += 1;
-            return Arrival::Reordered {
-                run: self.run,
-                extended: self.highest - u32::from(behind),
-            };
+            return Arrival::Reordered { run: self.run, extended: self.highest - u32::from(behind) };
         }
         self.received += 1;
         let run = match self.jump {
@@ -108,19 +102,13 @@ impl Stream {
             _ => fresh_run,
         };
         self.jump = Some((sequence.wrapping_add(1), run));
-        Arrival::Fresh {
-            run,
-            extended: u32::from(sequence) + 0x1_0000,
-        }
+        Arrival::Fresh { run, extended: u32::from(sequence) + 0x1_0000 }
     }
 
     /// RFC 3550 A.8. Returns the estimate in milliseconds after this packet.
     fn measure_jitter(&mut self, packet: &Packet<'_>, clock_rate: u32, now: u64) -> Option<f64> {
         let rate = f64::from(clock_rate);
-        let last = self
-            .last
-            .replace((packet.timestamp, now))
-            .filter(|_| self.clock_rate == clock_rate);
+        let last = self.last.replace((packet.timestamp, now)).filter(|_| self.clock_rate == clock_rate);
         self.clock_rate = clock_rate;
         let (timestamp, at) = last?;
         let elapsed = now.saturating_sub(at) as f64 * rate / SECOND;
@@ -196,11 +184,7 @@ impl Reception {
 
     fn place(&mut self, packet: &Packet<'_>, clock_rate: u32) -> Arrival {
         let fresh_run = self.runs + 1;
-        if self
-            .current
-            .as_ref()
-            .is_none_or(|stream| stream.ssrc != packet.ssrc)
-        {
+        if self.current.as_ref().is_none_or(|stream| stream.ssrc != packet.ssrc) {
             return self.change_source(packet, clock_rate);
         }
         let Some(stream) = &mut self.current else {
@@ -276,17 +260,12 @@ impl Reception {
 
     /// RFC 3550 A.3: expected - received, over all SSRCs, never below 0.
     pub fn lost(&self) -> u64 {
-        let received =
-            self.past_received + self.streams().map(|stream| stream.received).sum::<u64>();
+        let received = self.past_received + self.streams().map(|stream| stream.received).sum::<u64>();
         self.expected().saturating_sub(received)
     }
 
     pub fn jitter_ms_mean(&self) -> f64 {
-        if self.jitter_samples == 0 {
-            0.0
-        } else {
-            self.jitter_sum / self.jitter_samples as f64
-        }
+        if self.jitter_samples == 0 { 0.0 } else { self.jitter_sum / self.jitter_samples as f64 }
     }
 
     /// Forget when the last packet came: a pause that was agreed on (hold) is no gap.
@@ -310,18 +289,12 @@ impl Reception {
         let expected_interval = expected - stream.expected_prior;
         let received_interval = stream.received - stream.received_prior;
         let lost_interval = expected_interval.saturating_sub(received_interval);
-        let fraction_lost = if expected_interval == 0 {
-            0
-        } else {
-            (lost_interval * 256 / expected_interval).min(255)
-        };
+        let fraction_lost =
+            (lost_interval * 256).checked_div(expected_interval).map_or(0, |lost| lost.min(255));
         stream.expected_prior = expected;
         stream.received_prior = stream.received;
         let (lsr, dlsr) = stream.sender_report.map_or((0, 0), |(lsr, at)| {
-            (
-                lsr,
-                (u128::from(now.saturating_sub(at)) * 65536 / 1_000_000_000) as u32,
-            )
+            (lsr, (u128::from(now.saturating_sub(at)) * 65536 / 1_000_000_000) as u32)
         });
         let cumulative_lost = expected as i64 - stream.received as i64;
         Some(ReportBlock {
@@ -344,14 +317,7 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     fn packet(ssrc: u32, sequence: u16, timestamp: u32) -> Packet<'static> {
-        Packet {
-            marker: false,
-            payload_type: 0,
-            sequence,
-            timestamp,
-            ssrc,
-            payload: &[0; 160],
-        }
+        Packet { marker: false, payload_type: 0, sequence, timestamp, ssrc, payload: &[0; 160] }
     }
 
     fn hear(reception: &mut Reception, sequence: u16) -> Arrival {
@@ -361,14 +327,8 @@ mod tests {
     #[test]
     fn the_first_packet_is_heard_without_probation() {
         let mut reception = Reception::default();
-        assert!(matches!(
-            hear(&mut reception, 65_535),
-            Arrival::Fresh { .. }
-        ));
-        assert_eq!(
-            (reception.received, reception.expected(), reception.lost()),
-            (1, 1, 0)
-        );
+        assert!(matches!(hear(&mut reception, 65_535), Arrival::Fresh { .. }));
+        assert_eq!((reception.received, reception.expected(), reception.lost()), (1, 1, 0));
     }
 
     #[test]
@@ -377,16 +337,10 @@ mod tests {
         for sequence in [65_533, 65_534, 1, 2, 5] {
             hear(&mut reception, sequence);
         }
-        assert_eq!(
-            (reception.received, reception.expected(), reception.lost()),
-            (5, 9, 4)
-        );
+        assert_eq!((reception.received, reception.expected(), reception.lost()), (5, 9, 4));
         let block = reception.report_block(0).expect("a source");
         assert_eq!(block.extended_highest_sequence, 0x1_0005);
-        assert_eq!(
-            (block.cumulative_lost, block.fraction_lost),
-            (4, (4 * 256 / 9) as u8)
-        );
+        assert_eq!((block.cumulative_lost, block.fraction_lost), (4, (4 * 256 / 9) as u8));
     }
 
     #[test]
@@ -395,10 +349,7 @@ mod tests {
         for sequence in [0, 2] {
             hear(&mut reception, sequence);
         }
-        assert_eq!(
-            reception.report_block(0).expect("a source").fraction_lost,
-            85
-        );
+        assert_eq!(reception.report_block(0).expect("a source").fraction_lost, 85);
         for sequence in 3..10 {
             hear(&mut reception, sequence);
         }
@@ -411,10 +362,7 @@ mod tests {
         let mut reception = Reception::default();
         hear(&mut reception, 10);
         hear(&mut reception, 12);
-        assert!(matches!(
-            hear(&mut reception, 11),
-            Arrival::Reordered { .. }
-        ));
+        assert!(matches!(hear(&mut reception, 11), Arrival::Reordered { .. }));
         assert_eq!(hear(&mut reception, 11), Arrival::Duplicate);
         assert_eq!(hear(&mut reception, 12), Arrival::Duplicate);
         assert_eq!((reception.received, reception.lost()), (3, 0));
@@ -431,10 +379,7 @@ mod tests {
             reception.hear(&packet(2, sequence, 0), 172, 8000, false, 0);
         }
         reception.hear(&packet(3, 9, 0), 172, 8000, false, 0);
-        assert_eq!(
-            (reception.received, reception.expected(), reception.lost()),
-            (6, 8, 2)
-        );
+        assert_eq!((reception.received, reception.expected(), reception.lost()), (6, 8, 2));
     }
 
     #[test]
@@ -446,48 +391,28 @@ mod tests {
         reception.hear(&packet(2, 50, 0), 172, 8000, false, 0);
         assert_eq!(hear(&mut reception, 3), Arrival::Stale);
         assert!(matches!(hear(&mut reception, 5), Arrival::Fresh { .. }));
-        assert_eq!(
-            (reception.received, reception.expected(), reception.lost()),
-            (5, 6, 1)
-        );
+        assert_eq!((reception.received, reception.expected(), reception.lost()), (5, 6, 1));
     }
 
     #[test]
     fn a_jump_is_heard_at_once_and_confirmed_by_the_next_in_sequence() {
         let mut reception = Reception::default();
         hear(&mut reception, 1);
-        let Arrival::Fresh { run: first, .. } = hear(&mut reception, 2) else {
-            panic!()
-        };
-        let Arrival::Fresh { run: second, .. } = hear(&mut reception, 30_000) else {
-            panic!()
-        };
+        let Arrival::Fresh { run: first, .. } = hear(&mut reception, 2) else { panic!() };
+        let Arrival::Fresh { run: second, .. } = hear(&mut reception, 30_000) else { panic!() };
         assert_ne!(first, second);
-        assert!(
-            matches!(hear(&mut reception, 30_001), Arrival::Fresh { run, .. } if run == second)
-        );
-        assert!(
-            matches!(hear(&mut reception, 30_002), Arrival::Fresh { run, .. } if run == second)
-        );
-        assert_eq!(
-            (reception.received, reception.expected(), reception.lost()),
-            (5, 5, 0)
-        );
+        assert!(matches!(hear(&mut reception, 30_001), Arrival::Fresh { run, .. } if run == second));
+        assert!(matches!(hear(&mut reception, 30_002), Arrival::Fresh { run, .. } if run == second));
+        assert_eq!((reception.received, reception.expected(), reception.lost()), (5, 5, 0));
     }
 
     #[test]
     fn a_single_wild_sequence_number_does_not_count_as_loss() {
         let mut reception = Reception::default();
         for sequence in [1, 2, 30_000, 3, 4] {
-            assert!(matches!(
-                hear(&mut reception, sequence),
-                Arrival::Fresh { .. }
-            ));
+            assert!(matches!(hear(&mut reception, sequence), Arrival::Fresh { .. }));
         }
-        assert_eq!(
-            (reception.received, reception.expected(), reception.lost()),
-            (5, 4, 0)
-        );
+        assert_eq!((reception.received, reception.expected(), reception.lost()), (5, 4, 0));
     }
 
     #[test]
@@ -496,19 +421,10 @@ mod tests {
         let mut reception = Reception::default();
         for (index, late) in [0, 0, 16, 0].into_iter().enumerate() {
             let now = (index as u64 * 20 + late) * MS;
-            reception.hear(
-                &packet(1, index as u16, index as u32 * 160),
-                172,
-                8000,
-                true,
-                now,
-            );
+            reception.hear(&packet(1, index as u16, index as u32 * 160), 172, 8000, true, now);
         }
         // 0, 0, 128/16 = 8, 8 + (128 - 8)/16 = 15.5 ticks
-        assert_eq!(
-            reception.report_block(0).expect("a source").jitter_ticks,
-            15
-        );
+        assert_eq!(reception.report_block(0).expect("a source").jitter_ticks, 15);
         assert!((reception.jitter_ms_max - 15.5 / 8.0).abs() < 1e-9);
         assert!((reception.jitter_ms_mean() - (0.0 + 1.0 + 15.5 / 8.0) / 3.0).abs() < 1e-9);
     }
@@ -517,13 +433,7 @@ mod tests {
     fn a_source_that_stops_its_clock_in_silence_does_not_spoil_the_jitter() {
         let mut reception = Reception::default();
         for (index, at) in [0, 20, 40, 4060, 4080].into_iter().enumerate() {
-            reception.hear(
-                &packet(1, index as u16, index as u32 * 160),
-                172,
-                8000,
-                true,
-                at * MS,
-            );
+            reception.hear(&packet(1, index as u16, index as u32 * 160), 172, 8000, true, at * MS);
         }
         assert_eq!(reception.jitter_ms_max, 0.0);
         assert_eq!(reception.longest_gap, 4020 * MS);

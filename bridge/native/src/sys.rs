@@ -41,8 +41,7 @@ pub fn random_octets<const N: usize>() -> io::Result<[u8; N]> {
     let mut octets = [0; N];
     let mut filled = 0;
     while filled < N {
-        filled +=
-            rustix::rand::getrandom(&mut octets[filled..], rustix::rand::GetRandomFlags::empty())?;
+        filled += rustix::rand::getrandom(&mut octets[filled..], rustix::rand::GetRandomFlags::empty())?;
     }
     Ok(octets)
 }
@@ -53,10 +52,7 @@ pub struct Wake(OwnedFd);
 
 impl Wake {
     pub fn new() -> io::Result<Self> {
-        Ok(Wake(eventfd(
-            0,
-            EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
-        )?))
+        Ok(Wake(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
     }
 
     /// Share an eventfd of the caller's: the duplicate stays valid whatever becomes of `fd`.
@@ -92,10 +88,7 @@ pub struct Poll {
 impl Poll {
     pub fn new() -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        Ok(Poll {
-            epoll,
-            ready: Vec::with_capacity(EVENTS_AT_ONCE),
-        })
+        Ok(Poll { epoll, ready: Vec::with_capacity(EVENTS_AT_ONCE) })
     }
 
     pub fn add_wake(&self, wake: &Wake, token: u64) -> io::Result<()> {
@@ -107,29 +100,20 @@ impl Poll {
     }
 
     fn add(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
-        Ok(epoll::add(
-            &self.epoll,
-            fd,
-            epoll::EventData::new_u64(token),
-            epoll::EventFlags::IN,
-        )?)
+        Ok(epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?)
     }
 
     /// Wait until a descriptor is readable or `timeout` nanoseconds have passed, rounded up to a millisecond.
     pub fn wait(&mut self, timeout: Option<u64>) -> usize {
         let timeout = timeout.map(|timeout| {
             let milliseconds = timeout.div_ceil(1_000_000);
-            Timespec {
-                tv_sec: (milliseconds / 1000) as i64,
-                tv_nsec: (milliseconds % 1000 * 1_000_000) as _,
-            }
+            Timespec { tv_sec: (milliseconds / 1000) as i64, tv_nsec: (milliseconds % 1000 * 1_000_000) as _ }
         });
         self.ready.clear();
         let mut events = [MaybeUninit::uninit(); EVENTS_AT_ONCE];
         // An interrupted wait is an early one.
         if let Ok((events, _)) = epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
-            self.ready
-                .extend(events.iter().map(|event| event.data.u64()));
+            self.ready.extend(events.iter().map(|event| event.data.u64()));
         }
         self.ready.len()
     }
@@ -142,9 +126,20 @@ impl Poll {
 
 /// What became of a packet that was handed to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sent {
-    Yes,
-    No,
+pub struct Sent {
+    pub sent: bool,
+    /// An ICMP message said before that the peer's port is closed.
+    pub refused: bool,
+}
+
+/// What a socket had for us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// A datagram's length and source. The length is above the buffer's if the datagram was cut.
+    Datagram(usize, SocketAddr),
+    /// An ICMP message: the peer's port is closed.
+    Refused,
+    Nothing,
 }
 
 /// A non-blocking UDP socket.
@@ -160,11 +155,7 @@ impl Socket {
     }
 
     fn new(address: SocketAddr) -> io::Result<Self> {
-        let family = if address.is_ipv4() {
-            AddressFamily::INET
-        } else {
-            AddressFamily::INET6
-        };
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;
         if address.is_ipv6() {
@@ -200,21 +191,20 @@ impl Socket {
         rustix::net::getsockname(&self.0).ok()?.try_into().ok()
     }
 
-    /// Receive one datagram; its true length is above the buffer's if it was cut. None: nothing there.
-    pub fn receive(&self, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
-        // A second try, because the first one may only tell of an ICMP message for a packet of ours.
-        for _ in 0..2 {
-            match rustix::net::recvfrom(&self.0, &mut *buffer, RecvFlags::TRUNC) {
-                Ok((_, length, source)) => return Some((length, source?.try_into().ok()?)),
-                Err(Errno::WOULDBLOCK) => return None,
-                Err(_) => {}
+    /// Receive one datagram.
+    pub fn receive(&self, buffer: &mut [u8]) -> Received {
+        match rustix::net::recvfrom(&self.0, &mut *buffer, RecvFlags::TRUNC) {
+            Ok((_, length, Some(source))) => {
+                source.try_into().map_or(Received::Nothing, |source| Received::Datagram(length, source))
             }
+            Err(Errno::CONNREFUSED) => Received::Refused,
+            Ok(_) | Err(_) => Received::Nothing,
         }
-        None
     }
 
     /// Send to the connected peer (`to` None) or to an address.
     pub fn send(&self, packet: &[u8], to: Option<SocketAddr>) -> Sent {
+        let mut refused = false;
         // The kernel reports an ICMP error on the next send and does not send that packet: try once more.
         for _ in 0..2 {
             let result = match to {
@@ -222,12 +212,13 @@ impl Socket {
                 Some(to) => rustix::net::sendto(&self.0, packet, SendFlags::empty(), &to),
             };
             match result {
-                Ok(_) => return Sent::Yes,
-                Err(Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::INTR) => {}
-                Err(_) => return Sent::No,
+                Ok(_) => return Sent { sent: true, refused },
+                Err(Errno::CONNREFUSED) => refused = true,
+                Err(Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::INTR) => {}
+                Err(_) => break,
             }
         }
-        Sent::No
+        Sent { sent: false, refused }
     }
 }
 
@@ -235,7 +226,7 @@ impl Socket {
 mod tests {
     use super::*;
 
-    fn wait_for(socket: &Socket) -> Option<(usize, SocketAddr)> {
+    fn wait_for(socket: &Socket) -> Received {
         let mut poll = Poll::new().expect("epoll");
         poll.add_socket(socket, 0).expect("added");
         poll.wait(Some(SECOND));
@@ -264,13 +255,13 @@ mod tests {
         let beside = main.connect(peer_address, address).expect("connected");
         stranger.send(b"stranger", Some(address));
         peer.send(b"peer", Some(address));
-        assert_eq!(wait_for(&main), Some((4, peer_address)));
-        assert_eq!(wait_for(&beside).map(|(length, _)| length), Some(8));
+        assert_eq!(wait_for(&main), Received::Datagram(4, peer_address));
+        assert!(matches!(wait_for(&beside), Received::Datagram(8, _)));
         assert!(Socket::bind(address).is_err());
         drop(beside);
         main.disconnect();
         stranger.send(b"again", Some(address));
-        assert_eq!(wait_for(&main).map(|(length, _)| length), Some(5));
+        assert!(matches!(wait_for(&main), Received::Datagram(5, _)));
         assert_eq!(main.local_address(), Some(address));
     }
 

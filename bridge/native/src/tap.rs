@@ -77,10 +77,7 @@ pub fn write_record(record: &Record, out: &mut Vec<u8>) {
     out.extend_from_slice(&(udp_length as u16).to_be_bytes());
     out.extend_from_slice(&[0, 0]);
     out.extend_from_slice(datagram);
-    let mut checksum = !ones_sum(
-        &out[udp..],
-        u32::from(pseudo) + u32::from(UDP) + udp_length as u32,
-    );
+    let mut checksum = !ones_sum(&out[udp..], u32::from(pseudo) + u32::from(UDP) + udp_length as u32);
     if checksum == 0 {
         checksum = 0xFFFF; // RFC 768: zero would mean that there is no checksum
     }
@@ -97,10 +94,7 @@ fn v6_octets(address: IpAddr) -> [u8; 16] {
 /// The one's complement sum of the Internet checksum (RFC 1071).
 fn ones_sum(bytes: &[u8], start: u32) -> u16 {
     let mut sum = bytes.chunks(2).fold(start, |sum, pair| {
-        sum + u32::from(u16::from_be_bytes([
-            pair[0],
-            pair.get(1).copied().unwrap_or(0),
-        ]))
+        sum + u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]))
     });
     while sum > 0xFFFF {
         sum = (sum & 0xFFFF) + (sum >> 16);
@@ -121,12 +115,10 @@ impl Tap {
         let mut file = File::create(path)?;
         file.write_all(&file_header())?;
         let (queue, records) = sync_channel(QUEUE);
-        thread::Builder::new()
-            .name("relay-tap".into())
-            .spawn(move || {
-                // The error has no one to go to: the queue closes, and the relay drops its end.
-                let _ = write_all(BufWriter::new(file), &records);
-            })?;
+        thread::Builder::new().name("relay-tap".into()).spawn(move || {
+            // The error has no one to go to: the queue closes, and the relay drops its end.
+            let _ = write_all(BufWriter::new(file), &records);
+        })?;
         Ok(Tap { queue, dropped })
     }
 
@@ -179,20 +171,14 @@ mod tests {
     #[test]
     fn an_ipv4_packet_has_true_lengths_and_checksums() {
         let mut out = Vec::new();
-        write_record(
-            &record("192.0.2.1:4000", "198.51.100.2:5000", b"abc"),
-            &mut out,
-        );
+        write_record(&record("192.0.2.1:4000", "198.51.100.2:5000", b"abc"), &mut out);
         assert_eq!(out[..4], 1_700_000_000u32.to_le_bytes());
         assert_eq!(out[4..8], 123_456u32.to_le_bytes());
         assert_eq!(out[8..12], 31u32.to_le_bytes());
         let ip = &out[16..];
         assert_eq!(ip.len(), 31);
         assert_eq!(ones_sum(&ip[..20], 0), 0xFFFF);
-        assert_eq!(
-            ones_sum(&ip[20..], u32::from(ones_sum(&ip[12..20], 0)) + 17 + 11),
-            0xFFFF
-        );
+        assert_eq!(ones_sum(&ip[20..], u32::from(ones_sum(&ip[12..20], 0)) + 17 + 11), 0xFFFF);
         assert_eq!(ip[20..22], 4000u16.to_be_bytes());
         assert_eq!(&ip[28..], b"abc");
     }
@@ -200,25 +186,16 @@ mod tests {
     #[test]
     fn an_ipv6_packet_has_the_checksum_that_ipv6_demands() {
         let mut out = Vec::new();
-        write_record(
-            &record("[2001:db8::1]:4000", "[2001:db8::2]:5000", b"abcd"),
-            &mut out,
-        );
+        write_record(&record("[2001:db8::1]:4000", "[2001:db8::2]:5000", b"abcd"), &mut out);
         let ip = &out[16..];
         assert_eq!(ip.len(), 40 + 8 + 4);
-        assert_eq!(
-            ones_sum(&ip[40..], u32::from(ones_sum(&ip[8..40], 0)) + 17 + 12),
-            0xFFFF
-        );
+        assert_eq!(ones_sum(&ip[40..], u32::from(ones_sum(&ip[8..40], 0)) + 17 + 12), 0xFFFF);
     }
 
     #[test]
     fn a_full_queue_drops_and_counts_and_never_waits() {
         let (queue, records) = sync_channel(1);
-        let tap = Tap {
-            queue,
-            dropped: Arc::default(),
-        };
+        let tap = Tap { queue, dropped: Arc::default() };
         assert!(tap.write(record("192.0.2.1:1", "192.0.2.2:1", b"")));
         assert!(tap.write(record("192.0.2.1:1", "192.0.2.2:1", b"")));
         assert_eq!(tap.dropped.load(Ordering::Relaxed), 1);
@@ -238,9 +215,7 @@ mod tests {
             }
         }
         let (queue, records) = sync_channel(1);
-        queue
-            .send(record("192.0.2.1:1", "192.0.2.2:1", b"x"))
-            .expect("room");
+        queue.send(record("192.0.2.1:1", "192.0.2.2:1", b"x")).expect("room");
         assert!(write_all(Full, &records).is_err());
     }
 }

@@ -5,7 +5,7 @@
 
 use crate::relay::{Event, SessionReport, Shared};
 use crate::session::{Action, Channel, LegMedia, LegReport, Output, Refused, Session, Side};
-use crate::sys::{self, Poll, Sent, Socket, Wake};
+use crate::sys::{self, Poll, Received, Socket, Wake};
 use crate::tap::{Record, Tap};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -26,22 +26,10 @@ const BUFFER: usize = 2048;
 #[derive(Debug)]
 pub enum Command {
     Open(Box<Opening>),
-    Update {
-        session: u64,
-        side: Side,
-        media: Box<LegMedia>,
-    },
-    Close {
-        session: u64,
-    },
-    Tap {
-        session: u64,
-        tap: Option<Tap>,
-    },
-    Snapshot {
-        session: u64,
-        reply: SyncSender<Option<Box<SessionReport>>>,
-    },
+    Update { session: u64, side: Side, media: Box<LegMedia> },
+    Close { session: u64 },
+    Tap { session: u64, tap: Option<Tap> },
+    Snapshot { session: u64, reply: SyncSender<Option<Box<SessionReport>>> },
     Stop,
 }
 
@@ -69,15 +57,7 @@ pub struct LegSockets {
 
 impl LegSockets {
     pub fn new(port: u16, bound: SocketAddr, rtp: Socket, rtcp: Socket) -> Self {
-        LegSockets {
-            port,
-            bound,
-            rtp,
-            rtcp,
-            connected: None,
-            beside: None,
-            local: bound,
-        }
+        LegSockets { port, bound, rtp, rtcp, connected: None, beside: None, local: bound }
     }
 
     /// Our address on a channel, as the peer sees it.
@@ -117,11 +97,7 @@ impl LegTotals {
     pub fn add(&mut self, from: &LegTotals, to: &LegTotals) {
         let pairs = [
             (&mut self.received, from.received, to.received),
-            (
-                &mut self.received_bytes,
-                from.received_bytes,
-                to.received_bytes,
-            ),
+            (&mut self.received_bytes, from.received_bytes, to.received_bytes),
             (&mut self.expected, from.expected, to.expected),
             (&mut self.lost, from.lost, to.lost),
             (&mut self.sent, from.sent, to.sent),
@@ -131,11 +107,7 @@ impl LegTotals {
         for (total, from, to) in pairs {
             *total = total.wrapping_add(to).wrapping_sub(from);
         }
-        for (total, (from, to)) in self
-            .refused
-            .iter_mut()
-            .zip(from.refused.iter().zip(&to.refused))
-        {
+        for (total, (from, to)) in self.refused.iter_mut().zip(from.refused.iter().zip(&to.refused)) {
             *total = total.wrapping_add(*to).wrapping_sub(*from);
         }
     }
@@ -269,20 +241,12 @@ impl Worker {
     fn timeout(&self, now: u64) -> Option<u64> {
         let deadline = self.deadlines.peek().map(|Reverse((at, ..))| *at);
         let flush = (!self.ids.is_empty()).then_some(self.flush_at);
-        deadline
-            .into_iter()
-            .chain(flush)
-            .min()
-            .map(|at| at.saturating_sub(now))
+        deadline.into_iter().chain(flush).min().map(|at| at.saturating_sub(now))
     }
 
     fn slot(&mut self, index: u32, generation: u32) -> Option<&mut Slot> {
         let (present, slot) = self.slots.get_mut(index as usize)?;
-        if *present != generation {
-            None
-        } else {
-            slot.as_deref_mut()
-        }
+        if *present != generation { None } else { slot.as_deref_mut() }
     }
 
     fn find(&self, session: u64) -> Option<(u32, u32)> {
@@ -294,11 +258,7 @@ impl Worker {
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 Command::Open(opening) => self.open(*opening),
-                Command::Update {
-                    session,
-                    side,
-                    media,
-                } => {
+                Command::Update { session, side, media } => {
                     if let Some((index, generation)) = self.find(session) {
                         self.drive(index, generation, |slot, now, _, out| {
                             slot.session.update(side, *media, now, out)
@@ -307,17 +267,15 @@ impl Worker {
                 }
                 Command::Close { session } => self.close(session),
                 Command::Tap { session, tap } => {
-                    if let Some(slot) = self
-                        .find(session)
-                        .and_then(|(index, generation)| self.slot(index, generation))
+                    if let Some(slot) =
+                        self.find(session).and_then(|(index, generation)| self.slot(index, generation))
                     {
                         slot.tap = tap;
                     }
                 }
                 Command::Snapshot { session, reply } => {
-                    let slot = self
-                        .find(session)
-                        .and_then(|(index, generation)| self.slot(index, generation));
+                    let slot =
+                        self.find(session).and_then(|(index, generation)| self.slot(index, generation));
                     let report = slot.map(|slot| Box::new(SessionReport::of(&slot.session)));
                     let _ = reply.try_send(report);
                 }
@@ -335,15 +293,7 @@ impl Worker {
         let generation = entry.0;
         let mut ready = true;
         for (side, leg) in Side::BOTH.into_iter().zip(&opening.legs) {
-            let token = |door| {
-                Token {
-                    index,
-                    generation,
-                    side,
-                    door,
-                }
-                .pack()
-            };
+            let token = |door| Token { index, generation, side, door }.pack();
             ready &= self.poll.add_socket(&leg.rtp, token(Door::Rtp)).is_ok();
             ready &= self.poll.add_socket(&leg.rtcp, token(Door::Rtcp)).is_ok();
         }
@@ -364,12 +314,7 @@ impl Worker {
 
     /// Receive one datagram and let its session act on it.
     fn serve(&mut self, token: Token) {
-        let Token {
-            index,
-            generation,
-            side,
-            door,
-        } = token;
+        let Token { index, generation, side, door } = token;
         self.drive(index, generation, |slot, _, buffer, out| {
             let leg = &slot.legs[side as usize];
             let (socket, channel) = match door {
@@ -377,8 +322,11 @@ impl Worker {
                 Door::Rtcp => (Some(&leg.rtcp), Channel::Rtcp),
                 Door::Beside => (leg.beside.as_ref(), Channel::Rtp),
             };
-            let Some((length, source)) = socket.and_then(|socket| socket.receive(buffer)) else {
-                return;
+            let Some(socket) = socket else { return };
+            let (length, source) = match socket.receive(buffer) {
+                Received::Datagram(length, source) => (length, source),
+                Received::Refused => return slot.session.unreachable(side),
+                Received::Nothing => return,
             };
             if matches!(door, Door::Beside) {
                 slot.session.receive_stranger(side);
@@ -387,9 +335,7 @@ impl Worker {
             let now = sys::now();
             // A datagram that was cut is passed on empty: it is no RTP and counts as such.
             let datagram = buffer.get(..length).unwrap_or(&[]);
-            let listened = slot
-                .session
-                .receive(side, channel, source, datagram, now, out);
+            let listened = slot.session.receive(side, channel, source, datagram, now, out);
             if listened {
                 let local = leg.local(channel);
                 slot.capture(source, local, datagram);
@@ -420,12 +366,7 @@ impl Worker {
                     out.actions[at],
                     &out.bytes,
                     poll,
-                    Token {
-                        index,
-                        generation,
-                        side: Side::Carrier,
-                        door: Door::Beside,
-                    },
+                    Token { index, generation, side: Side::Carrier, door: Door::Beside },
                     events,
                 );
             }
@@ -449,16 +390,11 @@ impl Worker {
                 return;
             }
             self.deadlines.pop();
-            let Some(slot) = self
-                .slot(index, generation)
-                .filter(|slot| slot.armed_at == Some(at))
-            else {
+            let Some(slot) = self.slot(index, generation).filter(|slot| slot.armed_at == Some(at)) else {
                 continue;
             };
             slot.armed_at = None;
-            self.drive(index, generation, |slot, now, _, out| {
-                slot.session.handle_timeout(now, out)
-            });
+            self.drive(index, generation, |slot, now, _, out| slot.session.handle_timeout(now, out));
         }
     }
 
@@ -473,9 +409,7 @@ impl Worker {
         };
         if goodbye {
             // A panic in here ends the session by the other way, and then nothing is left to do.
-            self.drive(index, generation, |slot, now, _, out| {
-                slot.session.close(now, out)
-            });
+            self.drive(index, generation, |slot, now, _, out| slot.session.close(now, out));
         }
         let (present, slot) = &mut self.slots[index as usize];
         let Some(slot) = slot.take() else { return };
@@ -496,8 +430,7 @@ impl Worker {
         for (_, slot) in &mut self.slots {
             if let Some(slot) = slot {
                 let report = SessionReport::of(&slot.session);
-                self.shared
-                    .add_totals(slot.label, &mut slot.flushed, &report);
+                self.shared.add_totals(slot.label, &mut slot.flushed, &report);
             }
         }
         // Deadlines that a busy call has voided leave the heap when they pass: at most one per fill gap and session.
@@ -506,23 +439,9 @@ impl Worker {
 }
 
 impl Slot {
-    fn perform(
-        &mut self,
-        action: Action,
-        bytes: &[u8],
-        poll: &Poll,
-        beside: Token,
-        events: &mut Vec<Event>,
-    ) {
+    fn perform(&mut self, action: Action, bytes: &[u8], poll: &Poll, beside: Token, events: &mut Vec<Event>) {
         match action {
-            Action::Send {
-                side,
-                channel,
-                to,
-                start,
-                end,
-                filled,
-            } => {
+            Action::Send { side, channel, to, start, end, filled } => {
                 let packet = &bytes[start..end];
                 let leg = &self.legs[side as usize];
                 let sent = match channel {
@@ -531,9 +450,13 @@ impl Slot {
                     Channel::Rtcp => leg.rtcp.send(packet, Some(to)),
                 };
                 let local = leg.local(channel);
-                match sent {
-                    Sent::Yes => self.capture(local, to, packet),
-                    Sent::No => self.session.not_sent(side, channel, packet.len(), filled),
+                if sent.refused && channel == Channel::Rtp {
+                    self.session.unreachable(side);
+                }
+                if sent.sent {
+                    self.capture(local, to, packet);
+                } else {
+                    self.session.not_sent(side, channel, packet.len(), filled);
                 }
             }
             Action::Connect { side, to } => self.connect(side, to, poll, Token { side, ..beside }),
@@ -543,13 +466,9 @@ impl Slot {
                 leg.rtp.disconnect();
                 leg.connected = None;
             }
+            Action::Silent { side } => events.push(Event::Silent { session: self.id, side, at: sys::now() }),
             Action::Started { side, from } => {
-                events.push(Event::Started {
-                    session: self.id,
-                    side,
-                    from,
-                    at: sys::now(),
-                });
+                events.push(Event::Started { session: self.id, side, from, at: sys::now() });
             }
         }
     }
@@ -571,12 +490,7 @@ impl Slot {
 
     fn capture(&mut self, source: SocketAddr, destination: SocketAddr, datagram: &[u8]) {
         if let Some(tap) = &self.tap {
-            let record = Record {
-                at: sys::wall_clock(),
-                source,
-                destination,
-                datagram: datagram.into(),
-            };
+            let record = Record { at: sys::wall_clock(), source, destination, datagram: datagram.into() };
             if !tap.write(record) {
                 self.tap = None;
             }
