@@ -63,26 +63,15 @@ def broken_bytes(ground: Ground) -> str:
     whole = _invitation(carrier, ground)
     thrown = [whole[:cut] for cut in range(0, len(whole), 37)]
     thrown += [whole + whole, whole.replace(b"\r\n", b"\n"), whole.replace(b" ", b"\t"), b"\xff" * 1400, b"\r\n" * 300]
-    for value in (
-        b"+5",
-        b"1_0",
-        b" 5 5",
-        b"-1",
-        b"4294967296",
-        b"99999999999",
-        b"0x10",
-        "٥".encode(),
-        "５".encode(),
-        b"",
-    ):
+    # What int() takes, what C truncates, and what is no number at all (T14).
+    for value in ("+5", "1_0", " 5 5", "-1", "4294967296", "99999999999", "0x10", "٥", "５", ""):
         thrown.append(re.sub(rb"Content-Length: \d+", b"Content-Length: " + value.encode(), whole))
     for name in (b"From", b"To", b"Call-ID", b"CSeq", b"Via", b"Contact", b"Max-Forwards"):
         thrown.append(re.sub(rb"\r\n" + name + rb": [^\r]*", b"", whole))
         thrown.append(re.sub(rb"\r\n" + name + rb": [^\r]*", b"\r\n" + name + b": \x00\xff<<>;;,", whole))
     for data in thrown:
-        statuses = _throw(
-            carrier, platform, ground, re.sub(rb"Call-ID: ", b"Call-ID: " + sip.token().encode(), data), 0.01
-        )
+        data = data.replace(b"Call-ID: ", b"Call-ID: " + sip.token().encode())  # each is a request of its own
+        statuses = _throw(carrier, platform, ground, data, 0.01)
         require(500 not in statuses, f"{data[:60]!r} got 500: an error of the bridge's own")
     _still_works(ground, carrier, platform)
     if ground.against is None:
