@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -165,14 +166,14 @@ def test_a_line_that_was_written_half_is_taken_back(tmp_path: Path, monkeypatch:
     path = tmp_path / "records.jsonl"
     sink = JsonlSink(path)
     sink.write([record(1)])
-    real_write = store.os.write
+    real_write = os.write
 
     def short_write(descriptor: int, data: bytes) -> int:
         if len(data) < 100:
             raise OSError(errno.ENOSPC, "No space left on device")
         return real_write(descriptor, data[: len(data) // 2])
 
-    monkeypatch.setattr(store.os, "write", short_write)
+    monkeypatch.setattr(os, "write", short_write)
     with pytest.raises(OSError, match="No space"):
         sink.write([record(2)])
     monkeypatch.undo()
