@@ -249,11 +249,15 @@ class _Loader:
         path = self._document.file
         return Config(path, node, sip, media, admin, carriers, platforms, routes, warnings), []
 
-    def wrong(self, path: KeyPath, problem: str, remedy: str) -> None:
+    def error(self, path: KeyPath, problem: str, remedy: str) -> ConfigError:
+        """Make the error for a key, quoting references as they are written."""
         if path in self._resolved:
             value, written = self._resolved[path]
-            problem = problem.replace(shown(value), written)
-        self._errors.append(self._document.error(path, problem, remedy))
+            problem = problem.replace(shown(value), shown(written))
+        return self._document.error(path, problem, remedy)
+
+    def wrong(self, path: KeyPath, problem: str, remedy: str) -> None:
+        self._errors.append(self.error(path, problem, remedy))
 
     def warn(self, path: KeyPath, problem: str, remedy: str) -> None:
         self._warnings.append(self._document.error(path, problem, remedy))
@@ -301,7 +305,7 @@ class _Loader:
         table = self._table(root, "sip")
         listen: list[Listen] = []
         given = table.texts("listen")
-        if "listen" in table.values and not given:
+        if table.values.get("listen") == []:
             table.wrong("listen", "names no listener", 'write ["udp:0.0.0.0:5060"]')
         for index, text in enumerate(given or ["udp:0.0.0.0:5060"]):
             listener = self._listener((*table.path, "listen", index), text)
@@ -383,11 +387,12 @@ class _Loader:
         table = self._table(root, "admin")
         text = table.text("listen", "127.0.0.1:9060")
         listen = self._address((*table.path, "listen"), text, 9060, 'write "127.0.0.1:9060"')
+        before = len(self._errors)
         token = table.text("token")
+        if "token" in table.values and not token and len(self._errors) == before:
+            table.wrong("token", "is empty", "put a long random text in it, or leave it out on loopback")
         if listen and not token and not ipaddress.ip_address(listen[0]).is_loopback and "token" not in table.values:
             table.wrong("listen", "is not loopback and there is no token", 'write token = "${file:admin.token}"')
-        elif "token" in table.values and not token:
-            table.wrong("token", "is empty", "put a long random text in it, or leave it out on loopback")
         table.finish()
         return Admin(listen or ("127.0.0.1", 9060), token)
 
@@ -480,7 +485,7 @@ class _Loader:
         name = table.text("profile", f"generic-{kind}")
 
         def where(path: KeyPath, problem: str, remedy: str) -> ConfigError:
-            return self._document.error((*table.path, *path), problem, remedy)
+            return self.error((*table.path, *path), problem, remedy)
 
         try:
             profile = load_profile(name, overrides, base=self._directory, where=where)

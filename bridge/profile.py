@@ -347,9 +347,7 @@ def load_profile(
 
 
 def check_profile(name_or_path: str, base: Path | None = None) -> tuple[Profile | None, list[ConfigError]]:
-    """Load a profile and return every problem of its file, in the order of its lines; without one, the
-    profile.
-    """
+    """Load a profile and return every problem of its file, in the order of its lines; without one, the profile."""
     return _load(name_or_path, {}, base, None)
 
 
@@ -412,7 +410,7 @@ def _choose(
         problem = f'there is no {option} "{default}"'
         errors.append(own.error((f"default_{option}",), problem, remedy))
     elif chosen not in ("", *variants):
-        problem = f'"{chosen}" is no {option} of {own.path.stem}'
+        problem = f"{shown(chosen)} is no {option} of {own.path.stem}"
         errors.append(where((option,), problem, remedy))
     else:
         _merge(merged, variants.get(chosen, {}))
@@ -427,7 +425,7 @@ def _chain(name_or_path: str, base: Path | None, where: Where) -> list[Document]
         wrong = chain[-1].error if chain else where
         path = _path(name, base)
         if not path.is_file():
-            raise wrong((key,), f'there is no profile "{name}"', _known_profiles(name))
+            raise wrong((key,), f"there is no profile {shown(name)}", _known_profiles(name))
         if any(document.path == path for document in chain):
             raise wrong((key,), f'"{name}" extends itself', "extend a generic profile")
         chain.append(Document.read(path))

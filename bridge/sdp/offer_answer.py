@@ -64,18 +64,14 @@ _PRIVATE = tuple(
 
 @dataclass(frozen=True, slots=True)
 class CodecPolicy:
-    """What may be spoken on a leg: encodings in capitals in order of preference, and whether telephone events
-    pass.
-    """
+    """What may be spoken on a leg: encodings in capitals in order of preference, and whether telephone events pass."""
 
     codecs: tuple[str, ...]
     telephone_event: bool
     ptime_ms: int
 
     def within(self, other: CodecPolicy) -> CodecPolicy:
-        """Return what both policies allow, in this one's order: nothing is transcoded, so both legs must
-        allow it.
-        """
+        """Return what both policies allow, in this one's order: nothing is transcoded, so both legs must allow it."""
         codecs = tuple(encoding for encoding in self.codecs if encoding in other.codecs)
         return CodecPolicy(codecs, self.telephone_event and other.telephone_event, self.ptime_ms)
 
@@ -255,9 +251,7 @@ def payload_map(near: Negotiated, far: Negotiated) -> tuple[tuple[int, str, int,
 
 
 def differs(new: Description, current: Description) -> bool:
-    """Say whether two descriptions of ours differ in more than o=, so that its version must rise (RFC 3264
-    §8).
-    """
+    """Say whether two descriptions of ours differ in more than o=, so that its version must rise (RFC 3264 §8)."""
     return _without_origin(new) != _without_origin(current)
 
 
@@ -305,9 +299,7 @@ def _usable_codecs(section: MediaSection, policy: CodecPolicy) -> list[Codec]:
 
 
 def _numbered(section: MediaSection, mux: bool | None = None) -> list[Codec]:
-    """Return the codecs of a section without the numbers that RTCP owns under rtcp-mux (RFC 5761 §4: 64 to
-    95).
-    """
+    """Return the codecs of a section without the numbers that RTCP owns under rtcp-mux (RFC 5761 §4: 64 to 95)."""
     if not (section.rtcp_mux if mux is None else mux):
         return list(section.codecs)
     return [codec for codec in section.codecs if not 64 <= codec.payload_type <= 95]

@@ -70,9 +70,7 @@ class Codec:
 
 @dataclass(frozen=True, slots=True)
 class MediaSection:
-    """One m-line and the lines below it; ``line`` is the m-line as it came, ``session`` the session-level
-    lines.
-    """
+    """One m-line and the lines below it; ``line`` is the m-line as it came, ``session`` the session-level lines."""
 
     line: str
     kind: str
@@ -95,9 +93,7 @@ class MediaSection:
 
     @property
     def connection(self) -> str | None:
-        """Return the address of this section or else of the session: a literal without brackets, or a host
-        name.
-        """
+        """Return the address of this section or else of the session: a literal without brackets, or a host name."""
         for line in (*self.lines, *self.session):
             if line.startswith("c=") and (match := _CONNECTION.fullmatch(line)):
                 return match[1]
@@ -131,9 +127,7 @@ class MediaSection:
 
     @property
     def ptime_ms(self) -> int | None:
-        """Return ``a=ptime`` where it is a packet length that telephony knows; anything else counts as not
-        said.
-        """
+        """Return ``a=ptime`` where it is a packet length that telephony knows; anything else counts as not said."""
         match = _PTIME.fullmatch(self.attribute("ptime") or "")
         return int(match[1]) if match and 1 <= int(match[1]) <= 200 else None
 
