@@ -136,15 +136,16 @@ class Api:
         return Reply({"id": question.id, "status": "capturing", "path": str(path)})
 
     def _capture_path(self, question: Question) -> Path:
+        directory = self.captures.resolve()
         asked = question.body.get("path")
         if asked is None:
             # The id is ours and plain; still nothing of a URL becomes a path unchecked.
-            return self.captures.resolve() / (re.sub(r"[^A-Za-z0-9_-]", "_", question.id) + ".pcap")
-        directory = self.captures.resolve()
-        path = (directory / str(asked)).resolve()
-        if directory not in path.parents or "\0" in str(asked):
-            raise ApiError(400, f"captures are written inside {directory} only")
-        return path
+            return directory / (re.sub(r"[^A-Za-z0-9_-]", "_", question.id) + ".pcap")
+        if isinstance(asked, str) and "\0" not in asked:
+            path = (directory / asked).resolve()
+            if directory in path.parents:
+                return path
+        raise ApiError(400, f"captures are written inside {directory} only")
 
     def _trunks(self, question: Question) -> Reply:
         return Reply({"trunks": self.live.trunks()})

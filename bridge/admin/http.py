@@ -10,6 +10,7 @@ asked this host (Host and Origin are checked against rebinding and forged reques
 from __future__ import annotations
 
 import hmac
+import io
 import ipaddress
 import json
 from collections.abc import Callable, Mapping
@@ -117,7 +118,8 @@ class _AdminRequest(server.Request):
         refusal = site.refusal(self)
         if refusal is None and length is not None and length > LARGEST_BODY:
             refusal = 413, f"the body is larger than {LARGEST_BODY} bytes"
-        super().gotLength(length if refusal is None else 0)
+        # In memory, not in a temporary file as Twisted would: the disk may be full or slow (F16).
+        self.content = io.BytesIO()
         if refusal is not None:
             self._refuse(*refusal)
 
