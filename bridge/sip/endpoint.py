@@ -56,6 +56,7 @@ class Endpoint:
         self._events: deque[EndpointEvent] = deque()
         self._transmits: deque[Transmit] = deque()
         self._clients: dict[tuple[str, str], ClientTransaction] = {}  # by branch and method (RFC 3261 §17.1.3)
+        self._answered: dict[tuple[str, int], ClientTransaction] = {}  # by Call-ID and CSeq: a 2xx has come, until M
         self._servers: dict[Hashable, ServerTransaction] = {}  # by `_server_key`
         self._first_of: dict[Hashable, ServerTransaction] = {}  # by `_merge_key`: what may be merged into
         self._accepted: dict[Hashable, ServerTransaction] = {}  # by `_ack_key`: 2xx sent, until timer L
@@ -121,9 +122,19 @@ class Endpoint:
         return transaction
 
     def send_ack(self, request: Request, flow: Flow) -> None:
-        """Send an ACK for a 2xx: under a branch of its own, outside any transaction (RFC 3261 §13.2.2.4)."""
-        sent = self._with_via(request, flow, new_branch(self._tokens))
-        self._transmits.append(Transmit(sent.encode(), flow, "ACK", 0, call_id=sent.call_id))
+        """Send an ACK for a 2xx: under a branch of its own, outside any transaction (RFC 3261 §13.2.2.4).
+
+        For a repeat of the 2xx (R06) the same octets go out again.
+        """
+        invite = self._answered.get(_call_and_number(request))
+        tag = request.to.tag
+        sent = None if invite is None else invite.acks.get(tag)
+        repeated = sent is not None
+        if sent is None:
+            sent = self._with_via(request, flow, new_branch(self._tokens)).encode()
+            if invite is not None:
+                invite.acks[tag] = sent
+        self._transmits.append(Transmit(sent, flow, "ACK", 0, repeated, request.call_id))
 
     def cancel(self, transaction: ClientTransaction, now: float, reasons: tuple[str, ...] = ()) -> None:
         """Cancel an INVITE of ours; ``reasons`` become Reason headers. Nothing happens once it has a final response.
@@ -221,6 +232,8 @@ class Endpoint:
             if transaction.final is None:
                 transaction.final = response
             what = Input.SUCCESS if status < 300 else Input.FAILURE
+            if what is Input.SUCCESS and transaction.is_invite:
+                self._answered[_call_and_number(transaction.request)] = transaction
         self._perform_client(transaction, transaction.step(what), now, response, flow)
         if transaction.cancel_pending is not None and transaction.state is not State.CALLING:
             reasons, transaction.cancel_pending = transaction.cancel_pending, None
@@ -295,7 +308,10 @@ class Endpoint:
 
     def _forget_client(self, transaction: ClientTransaction) -> None:
         self._stop_all(transaction)
-        self._clients.pop((transaction.request.via.branch or "", transaction.request.method), None)
+        request = transaction.request
+        self._clients.pop((request.via.branch or "", request.method), None)
+        if transaction.is_invite:
+            self._answered.pop(_call_and_number(request), None)
 
     # -- servers -----------------------------------------------------------------------------------------------------
 
@@ -459,6 +475,10 @@ def _server_key(request: Request, method: str) -> Hashable:
         return branch, via.host.lower(), via.port, method
     # An RFC 2543 peer. An ACK bears the To tag of our response, so that one is left out of the comparison.
     return request.uri, request.from_.tag, request.call_id, request.cseq.number, str(via), method
+
+
+def _call_and_number(request: Request) -> tuple[str, int]:
+    return request.call_id, request.cseq.number
 
 
 def _merge_key(request: Request) -> Hashable:

@@ -481,14 +481,13 @@ def parse(data: bytes) -> Request | Response:
     text = head.decode("utf-8", "surrogateescape")
     folded = "\r\n " in text or "\r\n\t" in text
     lines = _LOGICAL_LINE.split(text) if folded else text.split("\r\n")
-    problem: PeerError | None = None
-    # A CR or LF by itself would end a line for some reader behind us (T13).
+    # T13: a CR or LF by itself would end a line for some reader, so it isn't even sent back. RFC 3261 §25.1: a NUL
+    # stands in a quoted-pair or nowhere.
     if head.count(b"\r") != (line_ends := head.count(b"\r\n")) or head.count(b"\n") != line_ends:
-        problem = PeerError(400, "Bare CR or LF")
-    elif not end:
-        problem = PeerError(400, "Incomplete Header")
-    elif b"\0" in head and (_BARE_NUL.search(head) or "\0" in lines[0]):  # RFC 3261 §25.1: only in a quoted-pair
-        problem = PeerError(400, "Bare NUL")
+        raise Malformed(400, "Bare CR or LF", None)
+    if b"\0" in head and (_BARE_NUL.search(head) or "\0" in lines[0]):
+        raise Malformed(400, "Bare NUL", None)
+    problem = None if end else PeerError(400, "Incomplete Header")
     entries, index, fault = _read_headers(lines, folded)
     problem = problem or fault
     start = lines[0]

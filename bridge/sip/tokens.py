@@ -1,4 +1,4 @@
-"""The injected source of randomness, and the identifiers that are made from it (R20: unguessable, never repeated)."""
+"""The injected source of randomness, and the identifiers made from it (R20). A Call-ID is 128 bits and names no host."""
 
 from __future__ import annotations
 
@@ -21,8 +21,3 @@ def new_branch(tokens: Tokens) -> str:
 def new_tag(tokens: Tokens) -> str:
     """Make a From or To tag of 64 random bits (RFC 3261 §19.3 asks for 32 at least)."""
     return tokens.token(64)
-
-
-def new_call_id(tokens: Tokens) -> str:
-    """Make a Call-ID of 128 random bits that names no host (RFC 3261 §8.1.1.4)."""
-    return tokens.token(128)

@@ -262,7 +262,7 @@ class Transaction:
 class ClientTransaction(Transaction):
     """A request of ours and the responses to it. ``final`` is its final response, ``provisional``: a 1xx has come."""
 
-    __slots__ = ("ack", "cancel_pending", "cancel_sent", "cancelled", "final", "provisional")
+    __slots__ = ("ack", "acks", "cancel_pending", "cancel_sent", "cancelled", "final", "provisional")
 
     def __init__(self, request: Request, flow: Flow, timers: TimerValues) -> None:
         invite = request.method == "INVITE"
@@ -276,6 +276,7 @@ class ClientTransaction(Transaction):
         self.final: Response | None = None
         self.provisional = False
         self.ack: bytes | None = None  # for a non-2xx
+        self.acks: dict[str | None, bytes] = {}  # for 2xx, by To tag
         self.cancel_pending: tuple[str, ...] | None = None  # Reason values of a CANCEL that waits for a 1xx (R07)
         self.cancel_sent = False
         self.cancelled: ClientTransaction | None = None  # a CANCEL's: the INVITE it cancels

@@ -123,7 +123,6 @@ def test_rfc_6026_every_2xx_reaches_the_user_until_timer_m(provisional):
     assert transaction.final is not None
     assert transaction.final.to.tag == "callee"
     bench.run(33.0)
-    assert transaction.state is State.TERMINATED
     assert bench.idle()
     bench.receive(answer(transaction.request, 200))
     assert bench.endpoint.rejected["no-transaction"] == 1
