@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from conformance.listening import Heard, StreamReport, heard, rounded, stream_report
 from conformance.party import Kept, load_calls
 from conformance.stage import Bridge, Process, Stage, StageError, free_port
@@ -157,7 +155,7 @@ def _call(index: int) -> dict[str, Any]:
         "number": VAPI_NUMBER if index % 2 == 0 else RETELL_NUMBER,
         "caller": f"+1202555{index:04}",
         "quiet": index % 4 in (1, 2),
-        "payload_types": [8, 0, 101] if index % 4 == 3 else [0, 8, 101],
+        "payload_types": [8, 101] if index % 4 == 3 else [0, 8, 101],
         "line": index,
     }
 
@@ -226,15 +224,8 @@ def join(kept: Kept, answers: Sequence[Kept], records: Mapping[str, dict[str, An
             "platform": rounded(toward_platform) if toward_platform else None,
         },
         "first_audio_ms": first_audio_ms,
-        "platform_silence_ms": round(longest_silence(far) * 1000) if far else None,
+        "platform_silence_ms": round(far.facts["longest_pause"] * 1000) if far else None,
     }
-
-
-def longest_silence(kept: Kept) -> float:
-    """Return the longest time between two utterances of one side, in seconds."""
-    ends = [at + samples.size / 8000 for at, samples in kept.spurts]
-    begins = [at for at, _ in kept.spurts]
-    return float(np.max(np.subtract(begins[1:], ends[:-1]))) if len(begins) > 1 else 0.0
 
 
 def _digits(kept: Kept) -> str:

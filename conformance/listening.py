@@ -94,7 +94,9 @@ def stream_report(got: Arrivals, answered_at: float, ended_at: float) -> StreamR
     gaps = np.diff(np.concatenate((at, [ended_at])))
     sequence = got.sequence[during]
     distinct = np.unique(sequence)
-    per_second = np.bincount((at - at[0]).astype(np.int64))[: int(ended_at - at[0])]
+    # Seconds begin half a frame before the first packet: a packet that is a hair late stays in its own second.
+    begun = at[0] - 0.01
+    per_second = np.bincount((at - begun).astype(np.int64))[: int(ended_at - begun)]
     return StreamReport(
         packets=int(at.size),
         longest_gap_ms=float(gaps.max() * 1000),

@@ -207,6 +207,7 @@ def save_call(stem: Path, call: Call, endpoint: Endpoint) -> None:
         "answered_at": call.answered_at,
         "ended_at": call.ended_at,
         "sent": endpoint.sent,
+        "longest_pause": endpoint.longest_pause,
         "rtcp": len(endpoint.arrived_rtcp),
         "retransmissions": call.retransmissions,
         "late_ms_max": max(endpoint.sent_late, default=0.0) * 1000,
@@ -226,7 +227,7 @@ class Kept:
 def load_calls(out: Path, name: str) -> list[Kept]:
     """Read every call that the party of that name wrote."""
     kept = []
-    for path in sorted(out.glob(f"{name}-*.json")):
+    for path in sorted(out.glob(f"{name}-*.json"), key=lambda path: int(path.stem.rpartition("-")[2])):
         facts = json.loads(path.read_text())
         with np.load(path.with_suffix(".npz")) as stored:
             ends = np.cumsum(stored["length"])

@@ -105,6 +105,7 @@ class Endpoint:
         self.spurts: list[Spurt] = []
         self.sent = 0
         self.sent_late: list[float] = []
+        self.longest_pause = 0.0  # the longest time for which nothing was sent, in seconds
         self.speech_at = 0.0  # when the last frame with speech arrived
         self.speech_frames = 0  # how many arrived since the last utterance of our own began
         self._offset = time.time() - time.monotonic()
@@ -118,7 +119,7 @@ class Endpoint:
         self._after_silence = True
         self._timer: asyncio.TimerHandle | None = None
         self._reports: asyncio.TimerHandle | None = None
-        self._next_at = 0.0
+        self._next_at = self._sent_at = 0.0
         self._lsr = (0, 0.0)
         self._highest = -1
         self._loop.add_reader(self.rtp, self._readable)
@@ -128,7 +129,7 @@ class Endpoint:
         """Begin to send to ``remote`` now."""
         self.remote = remote
         if self._timer is None:
-            self._next_at = self._loop.time()
+            self._next_at = self._sent_at = self._loop.time()
             self._tick()
             self._reports = self._loop.call_later(0.5 + random.random(), self._report)
 
@@ -175,6 +176,8 @@ class Endpoint:
         else:
             frame = None if self.quiet else SILENCE[self.payload_type]
         if frame is not None:
+            self.longest_pause = max(self.longest_pause, self._next_at - self._sent_at)
+            self._sent_at = self._next_at
             self._send(frame)
             self.sent_late.append(late)
         else:

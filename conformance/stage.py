@@ -218,7 +218,7 @@ class Bridge(Process):
 
     def records(self) -> list[dict[str, Any]]:
         """Return the records of the calls that have ended."""
-        answer = self.api("/api/v1/records?limit=100000")
+        answer = self.api("/api/v1/records?limit=10000")
         found = answer if isinstance(answer, list) else answer.get("records", [])
         return [dict(record) for record in found]
 

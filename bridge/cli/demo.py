@@ -109,7 +109,7 @@ def _show(outcome: Outcome, seconds: float) -> None:
 
     console = Console()
     if not console.is_terminal:
-        console = Console(width=max(console.width, 124))
+        console = Console(width=max(console.width, 110))
     console.print(_table(outcome.calls))
     console.print(_summary(outcome), highlight=False)
 
@@ -119,9 +119,9 @@ def _table(calls: tuple[dict[str, Any], ...]) -> Table:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_lines=False)
-    table.add_column("call", overflow="fold", min_width=30)
+    table.add_column("call", overflow="fold", min_width=38)
     table.add_column("way", no_wrap=True)
-    for title in ("in", "out", "filled", "lost", "jitter", "MOS", "longest\ngap", "heard", "level\nheard"):
+    for title in ("in", "out", "filled", "lost", "jitter\nms", "MOS", "longest\ngap ms", "heard\n%", "level\ndBov"):
         table.add_column(title, justify="right", no_wrap=True)
     for index, call in enumerate(calls):
         table.add_row(*_row(index, call), end_section=True)
@@ -159,11 +159,11 @@ def _way(
         f"{sent.get('sent', 0)}",
         f"{sent.get('filled', 0)}",
         f"{received.get('lost', 0)}",
-        f"{received.get('jitter_ms_mean', 0.0) or 0.0:.1f} ms",
+        f"{received.get('jitter_ms_mean', 0.0) or 0.0:.1f}",
         f"{source['mos']:.1f}" if source.get("mos") else "–",
-        f"{longest:.0f} ms" if longest is not None else "–",
-        f"[{'green' if good else 'red'}]{100 * ear['correlation']:.0f} %[/]",
-        f"{ear['level_dbov']:.0f} dBov",
+        f"{longest:.0f}" if longest is not None else "–",
+        f"[{'green' if good else 'red'}]{100 * ear['correlation']:.0f}[/]",
+        f"{ear['level_dbov']:.0f}",
     )
 
 
@@ -187,10 +187,10 @@ def _summary(outcome: Outcome) -> str:
     ]
     if gaps and rates:
         lines.append(
-            f"The agents thought for up to {silence:.1f} s without sending one packet, and half of the callers sent "
-            f"nothing while they listened. The bridge filled {filled} frames, so either side saw {min(rates)} to "
-            f"{max(rates)} packets in every second and never a gap over {max(gaps):.0f} ms: nothing for a platform or "
-            "a carrier to take for a dead call."
+            f"The agents went up to {silence:.1f} s without sending one packet, and half of the callers sent nothing "
+            f"while they listened. The bridge filled {filled} frames, so either side saw {min(rates)} to {max(rates)} "
+            f"packets in every second and never a gap over {max(gaps):.0f} ms: nothing for a platform or a carrier to "
+            "take for a dead call."
         )
     lines.append(
         "[dim]in, out: RTP packets the bridge took from the talker and sent to the listener. heard: how closely what "
