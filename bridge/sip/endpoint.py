@@ -173,7 +173,8 @@ class Endpoint:
             transaction.final = status
             what = Input.SUCCESS if status < 300 else Input.FAILURE
             if transaction.is_invite and status < 300:
-                self._accepted[_ack_key(response)] = transaction
+                transaction.ack_key = _ack_key(response)
+                self._accepted[transaction.ack_key] = transaction
                 self._timers.set((transaction, Timer.REPEAT_2XX), now + self._values.t1)
                 self._timers.set((transaction, Timer.ACK_2XX), now + self._values.timeout)
         self._perform_server(transaction, transaction.step(what), now)
@@ -331,6 +332,7 @@ class Endpoint:
                 self._refuse(request, PeerError(482, "Loop Detected"), flow, "merged")
                 return False
             transaction = self._begin_server(request, key, flow, now)
+            transaction.merge_key = merge_key
             self._first_of[merge_key] = transaction
         else:
             transaction = self._begin_server(request, key, flow, now)
@@ -405,11 +407,8 @@ class Endpoint:
     def _forget_server(self, transaction: ServerTransaction) -> None:
         self._stop_all(transaction)
         self._servers.pop(transaction.key, None)
-        merge_key = _merge_key(transaction.request)
-        if self._first_of.get(merge_key) is transaction:
-            del self._first_of[merge_key]
-        if transaction.is_invite and transaction.last_response is not None:
-            self._accepted.pop(_ack_key(transaction.last_response), None)
+        self._first_of.pop(transaction.merge_key, None)
+        self._accepted.pop(transaction.ack_key, None)
 
     def _refuse(self, request: Request | None, error: PeerError, flow: Flow, reason: str = "malformed") -> None:
         """Count a message that gets no transaction and, where it is a request that can be answered, answer it once."""

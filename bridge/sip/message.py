@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from bridge.errors import PeerError
 from bridge.sip.headers import TOKEN, CSeq, NameAddr, Via, split_list
@@ -246,14 +246,16 @@ class Headers:
 
     def copy_from(self, other: Headers, names: Collection[str]) -> None:
         """Put the other's headers of these names at the end, in the order of ``names``, byte for byte."""
-        places = other._places()
+        places, entries = other._places(), other._entries
         for name in names:
-            key = _key(name)
+            key = _KEYS.get(name) or _key(name)
             place = places.get(key)
-            if place is not None:
-                for entry in other._entries[place:]:
-                    if entry[0] == key:
-                        self._add(entry)
+            if place is None:
+                continue
+            self._entries.append(entries[place])
+            if key not in _SINGLE:
+                self._entries.extend(entry for entry in entries[place + 1 :] if entry[0] == key)
+        self._changed()
 
     def lines(self) -> tuple[list[str], list[str]]:
         """Return what to print of each header, and of these lines the ones that we made and that must be checked."""
@@ -328,7 +330,7 @@ class Message:
     def __init__(self, headers: Headers, body: bytes = b"") -> None:
         self.headers = headers
         self.body = body
-        self._typed: dict[str, object] = {}
+        self._typed: dict[str, Any] = {}
         self._edits = headers.edits
 
     @property
@@ -397,17 +399,16 @@ class Message:
         _ = self.cseq, self.via, self.from_, self.to, self.contact
 
     def _value(self, name: str, parse: Callable[[str], _T]) -> _T:
-        typed = self._typed
         if self._edits != self.headers.edits:
-            typed.clear()
+            self._typed.clear()
             self._edits = self.headers.edits
-        found = typed.get(name)
+        found: _T | None = self._typed.get(name)
         if found is None:
             value = self.headers.get(name)
             if value is None:
                 raise PeerError(400, f"Missing {name}")
-            found = typed[name] = parse(value)
-        return cast(_T, found)
+            found = self._typed[name] = parse(value)
+        return found
 
 
 class Request(Message):

@@ -1,4 +1,4 @@
-"""The injected source of randomness, and the identifiers made from it (R20). A Call-ID is 128 bits and names no host."""
+"""The injected source of randomness, and the identifiers made from it (R20). A Call-ID has 128 bits and no host."""
 
 from __future__ import annotations
 

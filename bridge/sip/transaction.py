@@ -21,6 +21,8 @@ from bridge.sip.timers import TimerValues
 
 
 class State(enum.Enum):
+    __hash__ = object.__hash__  # members are the keys of tables on every step; Enum's own hash is written in Python
+
     CALLING = "calling"
     TRYING = "trying"
     PROCEEDING = "proceeding"
@@ -32,6 +34,8 @@ class State(enum.Enum):
 
 class Timer(enum.Enum):
     """The timers of RFC 3261 table 4 and of RFC 6026, by their letter."""
+
+    __hash__ = object.__hash__
 
     A = "A"  # INVITE repeated
     B = "B"  # INVITE given up
@@ -52,6 +56,8 @@ class Timer(enum.Enum):
 
 class Input(enum.Enum):
     """What moves a machine: the timers, the peer, the transaction user and the transport."""
+
+    __hash__ = object.__hash__
 
     PROVISIONAL = "1xx"  # from the peer, or from the user on the server side
     SUCCESS = "2xx"
@@ -290,7 +296,17 @@ class ClientTransaction(Transaction):
 class ServerTransaction(Transaction):
     """A request of the peer's and our responses to it. ``final`` is the status of the final one."""
 
-    __slots__ = ("acknowledged", "destination", "final", "key", "last_response", "repeat_interval", "started_at")
+    __slots__ = (
+        "ack_key",
+        "acknowledged",
+        "destination",
+        "final",
+        "key",
+        "last_response",
+        "merge_key",
+        "repeat_interval",
+        "started_at",
+    )
 
     def __init__(
         self, request: Request, key: Hashable, flow: Flow, destination: Flow, timers: TimerValues, now: float
@@ -303,7 +319,9 @@ class ServerTransaction(Transaction):
             flow,
             timers,
         )
-        self.key = key  # what its requests have in common (RFC 3261 §17.2.3)
+        self.key = key  # what its requests have in common (RFC 3261 §17.2.3),
+        self.merge_key: Hashable = None  # a copy that came over another path (§8.2.2.2),
+        self.ack_key: Hashable = None  # and its 2xx and the ACK for that (§13.3.1.4)
         self.destination = destination  # where responses go (RFC 3261 §18.2.2, RFC 3581 §4)
         self.final: int | None = None
         self.last_response: Response | None = None
