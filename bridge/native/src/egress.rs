@@ -227,6 +227,15 @@ impl Egress {
         Some(event.heard_at + EVENT_SILENCE)
     }
 
+    /// When the audio that was sent has been played, if it is played at its timestamps.
+    pub fn ends_at(&self) -> u64 {
+        self.epoch.map_or(0, |(epoch, epoch_ticks)| {
+            let rate = u64::from(self.clock_rate);
+            let ticks = self.end_ticks - epoch_ticks;
+            epoch + ticks / rate * SECOND + ticks % rate * SECOND / rate
+        })
+    }
+
     /// The RTP timestamp that belongs to `now` (RFC 3550 §6.4.1: the sampling instant of the report's NTP time).
     pub fn timestamp_at(&self, now: u64) -> u32 {
         let since = self.last_sent_at.map_or(0, |at| now.saturating_sub(at));

@@ -176,7 +176,7 @@ impl Leg {
         if let Some(after) = fill_after
             && self.filling_allowed
         {
-            self.fill.audio_sent(now, after);
+            self.fill.audio_sent(now, after, self.egress.ends_at());
         }
         self.sent_bytes += (rtp::HEADER + packet.payload.len()) as u64;
         out.rtp(self.side, to, header, packet.payload, false);
