@@ -190,7 +190,7 @@ class Service:
         try:
             relay: Relay = NativeRelay(media.address, media.ports, workers, wakeup.fileno(), QUARANTINE)
         except RelayError as error:
-            raise StartError(f"the media relay can't start on {media.address}: {error}") from error
+            raise StartError(f"{error}; see [media] in {self._config.path}") from error
         self._cleanups.append(relay.stop)
         return relay
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import click
 
 from bridge import __version__
+from bridge.errors import RelayError
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,8 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, OSError):
             raise
+        except RelayError as error:
+            raise Failure(str(error)) from error
         except Exception as error:
             if os.environ.get("TRUNKBRIDGE_TRACEBACK"):
                 raise
