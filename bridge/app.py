@@ -148,7 +148,9 @@ class Service:
         self._cleanups.append(self._driver.stop)
         in_thread = functools.partial(deferToThreadPool, reactor, reactor.getThreadPool())
         captures = config.node.state_dir / "captures"
-        api = Api(config.node.name, self._core, self._driver.command, recent, records, metrics, captures, in_thread)
+        api = Api(
+            config.node.name, self._core, self._driver.command, recent, records, metrics, relay, captures, in_thread
+        )
         admin = self._serve_admin(api)
         wakeup.start(reactor, self._driver.relay_woke)
         for udp in sockets:

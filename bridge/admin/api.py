@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from bridge import __version__
 from bridge.admin.http import ApiError, Operation, Question, Reply
 from bridge.admin.view import RecentCalls
 from bridge.b2bua.actions import Command, Drain, HangUp, Tap
+from bridge.media.relay import LegName, Relay, SessionReport
 from bridge.metrics import Metrics
 from bridge.store.records import Records, unix_time
 
@@ -29,6 +30,8 @@ class LiveCalls(Protocol):
 
     def trunks(self) -> list[dict[str, Any]]: ...
 
+    def session(self, call: str) -> int | None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Api:
@@ -40,6 +43,7 @@ class Api:
     recent: RecentCalls
     records: Records
     metrics: Metrics
+    relay: Relay
     captures: Path
     in_thread: Callable[[Callable[[], Any]], Deferred[Any]]
 
@@ -56,7 +60,12 @@ class Api:
                 self._calls,
                 query={"state": "active or ended; both if not given"},
             ),
-            Operation("GET", "/api/v1/calls/{id}", "One call's record with its SIP messages", self._call),
+            Operation(
+                "GET",
+                "/api/v1/calls/{id}",
+                "One call's record with its SIP messages, and with what the relay counts while it lives",
+                self._call,
+            ),
             Operation("POST", "/api/v1/calls/{id}/hangup", "End a live call on both legs", self._hangup),
             Operation(
                 "POST",
@@ -111,11 +120,22 @@ class Api:
         return Reply({"calls": calls})
 
     def _call(self, question: Question) -> Reply | Deferred[Reply]:
-        record = self._live(question.id) or self.recent.record(question.id)
-        if record is not None:
+        found: Deferred[Any]
+        session = self.live.session(question.id)
+        if session is not None:
+            found = self.in_thread(lambda: self.relay.snapshot(session))
+            return found.addCallback(lambda report: self._live_call(question.id, report))
+        if record := self.recent.record(question.id):
             return Reply({**record, "messages": self.recent.messages(question.id)})
-        found: Deferred[Any] = self.in_thread(lambda: self.records.find(question.id))
+        found = self.in_thread(lambda: self.records.find(question.id))
         return found.addCallback(_ended_call)
+
+    def _live_call(self, call: str, report: SessionReport | None) -> Reply:
+        record = self._live(call) or self.recent.record(call)
+        if record is None:
+            raise ApiError(404, "no call has this id")
+        media = {leg.value: asdict(report.leg(leg)) for leg in LegName} if report is not None else None
+        return Reply({**record, "media": media, "messages": self.recent.messages(call)})
 
     def _hangup(self, question: Question) -> Reply:
         self._need(question.id)

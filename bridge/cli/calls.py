@@ -58,10 +58,10 @@ def show(client: AdminClient, call: str, as_json: bool) -> None:
         print_json(record)
         return
     for key, value in record.items():
-        if key not in ("messages", "legs") and value not in (None, [], ""):
+        if key not in ("messages", "legs", "media") and value not in (None, [], ""):
             click.echo(f"{key:<14} {_compact(value)}")
     for name, leg in (record.get("legs") or {}).items():
-        for key, value in (leg or {}).items():
+        for key, value in {**(leg or {}), "now": (record.get("media") or {}).get(name)}.items():
             if value is not None:
                 click.echo(f"{name + ' leg':<14} {key:<10} {_compact(value)}")
 
@@ -114,6 +114,7 @@ def capture(client: AdminClient, call: str, output: Path, seconds: float | None)
         pass
     if client.get(path)["state"] != "ended":
         client.post(f"{path}/capture", {"stop": True})
+        time.sleep(0.3)  # a worker of the relay closes the file
     try:
         shutil.move(written, output)
     except OSError as error:

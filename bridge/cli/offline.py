@@ -57,6 +57,8 @@ def route(config: Path, source: str, number: str, caller: str | None, as_json: b
             _show_target(target)
     if planned["problem"]:
         raise Failure(planned["problem"])
+    if all(target.get("problem") for target in planned["targets"]):
+        raise Failure(f"no target of route {planned['route']} can be called")
 
 
 def _summary(config: Config) -> list[str]:

@@ -64,12 +64,15 @@ class Desk:
         recent(Record(ENDED))
         self.records.append(ENDED)
         metrics = Metrics(relay, lambda: self.live)
-        api = Api("lab", self, self._command, recent, self.records, metrics, self.captures, _at_once)
+        api = Api("lab", self, self._command, recent, self.records, metrics, relay, self.captures, _at_once)
         self.site = AdminSite(api.operations(), TOKEN, loopback, MemoryReactorClock())
         self.operations = api.operations()
 
     def calls(self) -> list[dict[str, Any]]:
         return list(self.live)
+
+    def session(self, call: str) -> int | None:
+        return next((7 for record in self.live if record["id"] == call), None)
 
     def trunks(self) -> list[dict[str, Any]]:
         return [{"name": "main", "kind": "carrier"}]
@@ -229,7 +232,7 @@ def test_an_unknown_state_is_refused(desk: Desk) -> None:
 
 def test_one_call_is_shown_live_or_ended_with_its_messages(desk: Desk) -> None:
     live, ended = desk.ask("/api/v1/calls/live1").json(), desk.ask("/api/v1/calls/ended1").json()
-    assert (live["state"], live["messages"]) == ("up", [])
+    assert (live["state"], live["messages"], live["media"]) == ("up", [], None)
     assert (ended["state"], ended["result"]) == ("ended", "completed")
     assert desk.ask("/api/v1/calls/unknown").status == 404
 

@@ -278,6 +278,7 @@ def test_a_call_is_seen_in_api_cli_metrics_records_and_log(
 
     shown = json.loads(invoke("calls", "show", call[:8], "--json", environment=admin).stdout)
     assert shown["id"] == call
+    assert {"received", "sent", "filled", "lost"} <= set(shown["media"]["platform"])
     methods = [(step["method"], step["status"]) for step in shown["messages"] if step["kind"] in ("sent", "received")]
     assert methods[0] == ("INVITE", None), "the INVITE that began the call comes first"
     assert ("ACK", None) in methods
