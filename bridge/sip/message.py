@@ -6,66 +6,46 @@ Text is UTF-8 with surrogateescape, so every octet that arrives can leave again.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from bridge.errors import PeerError
+from bridge.sip.fields import UNPRINTABLE, Header, Headers, read_headers
 from bridge.sip.headers import TOKEN, CSeq, NameAddr, Via, split_list
 from bridge.sip.uri import Uri
+
+__all__ = [
+    "HEADER_LIMIT",
+    "MESSAGE_LIMIT",
+    "REASONS",
+    "Header",
+    "Headers",
+    "Malformed",
+    "Message",
+    "Request",
+    "Response",
+    "content_type_is_sdp",
+    "parse",
+    "response_to",
+]
 
 HEADER_LIMIT = 64 * 1024  # octets; T15
 MESSAGE_LIMIT = 256 * 1024
 
 _T = TypeVar("_T")
-_Entry = tuple[str, str, str, str | None]  # key, name as written, value, lines as they arrived
 
-_COMPACT = {
-    "a": "accept-contact",
-    "b": "referred-by",
-    "c": "content-type",
-    "d": "request-disposition",
-    "e": "content-encoding",
-    "f": "from",
-    "i": "call-id",
-    "j": "reject-contact",
-    "k": "supported",
-    "l": "content-length",
-    "m": "contact",
-    "n": "identity-info",
-    "o": "event",
-    "r": "refer-to",
-    "s": "subject",
-    "t": "to",
-    "u": "allow-events",
-    "v": "via",
-    "x": "session-expires",
-    "y": "identity",
-}
-_USUAL = (
-    "Accept Accept-Encoding Accept-Language Alert-Info Allow Allow-Events Authentication-Info Authorization Call-ID "
-    "Call-Info Contact Content-Disposition Content-Encoding Content-Language Content-Length Content-Type CSeq Date "
-    "Diversion Event Expires From History-Info Identity Max-Forwards MIME-Version Min-Expires Min-SE Organization "
-    "P-Asserted-Identity P-Preferred-Identity Privacy Proxy-Authenticate Proxy-Authorization Proxy-Require RAck Reason "
-    "Record-Route Refer-To Referred-By Remote-Party-ID Replaces Require Retry-After Route RSeq Server Session-Expires "
-    "Subject Subscription-State Supported Timestamp To Unsupported User-Agent User-to-User Via Warning WWW-Authenticate"
-)
-# The usual spellings; every other one takes the slow way through `_key`.
-_KEYS = {
-    spelling: name.lower() for name in _USUAL.split() for spelling in (name, name.lower(), name.upper(), name.title())
-} | {spelling: name for letter, name in _COMPACT.items() for spelling in (letter, letter.upper())}
-_SINGLE = frozenset(("call-id", "cseq", "from", "to", "max-forwards", "content-length", "content-type"))
 _MANDATORY = ("via", "from", "to", "call-id", "cseq")  # RFC 3261 §8.1.1; Max-Forwards: RFC 2543 peers send none
 _DIALOG_CREATING = frozenset(("INVITE", "SUBSCRIBE", "REFER", "NOTIFY"))
 
-_NAME = re.compile(TOKEN)
+# Where a Contact that can't be read is no reason to lose the message, it is not looked at.
+_CONTACT_MATTERS = frozenset(("INVITE", "UPDATE", "SUBSCRIBE", "REFER", "NOTIFY", "REGISTER"))
+
+_CALL_ID = re.compile(r"[^\x00-\x20\x7f]+")
 _METHOD = re.compile(TOKEN)
 _VERSION = re.compile(r"SIP/[0-9]+\.[0-9]+", re.IGNORECASE)
 _ANSWERABLE_VIA = re.compile(rf"SIP[ \t]*/[ \t]*[0-9.]+[ \t]*/[ \t]*{TOKEN}[ \t]+[A-Za-z0-9\[]", re.IGNORECASE)
 _LOGICAL_LINE = re.compile(r"\r\n(?![ \t])")
-_UNPRINTABLE = re.compile(r"[\r\n\0]")
 _BARE_NUL = re.compile(rb"(?<!\\)\0")
-_FOLD = re.compile(r"\r\n[ \t]+")
 
 REASONS = {
     100: "Trying",
@@ -146,182 +126,6 @@ class Malformed(PeerError):
         self.request = request
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
-    """Hold one header field. ``raw`` are its lines as they arrived, without the last CRLF, and is what gets printed."""
-
-    name: str
-    value: str
-    raw: bytes | None = field(default=None, compare=False)
-
-
-def _key(name: str) -> str:
-    """Return the name under which a header is found: lower-case and in its long form."""
-    found = _KEYS.get(name)
-    if found is None:
-        lower = name.lower()
-        found = _COMPACT.get(lower, lower)
-    return found
-
-
-class Headers:
-    """Keep header fields in order; a name matches in any case and in its compact form (RFC 3261 §7.3.1, §7.3.3)."""
-
-    __slots__ = ("_entries", "_index", "edits")
-
-    def __init__(self, headers: Iterable[Header] = ()) -> None:
-        self._entries: list[_Entry] = []
-        self._index: dict[str, int] | None = None  # key → place of its first entry; None: to be made anew
-        self.edits = 0  # counts changes, so that typed values know when they are stale
-        for header in headers:
-            self.append(header)
-
-    def get(self, name: str) -> str | None:
-        """Return the first value of that name."""
-        place = self._places().get(_KEYS.get(name) or _key(name))
-        return None if place is None else self._entries[place][2]
-
-    def get_all(self, name: str) -> list[str]:
-        """Return every value of that name, one an appearance (see `split_list` for comma-separated ones)."""
-        key = _KEYS.get(name) or _key(name)
-        if key not in self._places():
-            return []
-        return [entry[2] for entry in self._entries if entry[0] == key]
-
-    def add(self, name: str, value: str) -> None:
-        """Put a header at the end."""
-        self._add((_key(name), name, value, None))
-
-    def append(self, header: Header) -> None:
-        """Put a header at the end as it is, its raw lines included."""
-        self._add(_entry_of(header))
-
-    def prepend(self, name: str, value: str) -> None:
-        """Put a header at the top."""
-        self._entries.insert(0, (_key(name), name, value, None))
-        self._changed()
-
-    def set(self, name: str, value: str) -> None:
-        """Replace all headers of that name by one at the first one's place, or at the end."""
-        key = _key(name)
-        place = self._places().get(key)
-        if place is None:
-            self.add(name, value)
-            return
-        entries = self._entries
-        entries[place] = (key, entries[place][1], value, None)
-        self._entries = entries[: place + 1] + [entry for entry in entries[place + 1 :] if entry[0] != key]
-        self._changed()
-
-    def replace_first(self, name: str, value: str) -> None:
-        """Replace the first header of that name and leave further ones. Raises KeyError where there is none."""
-        key = _key(name)
-        place = self._places()[key]
-        self._entries[place] = (key, self._entries[place][1], value, None)
-        self.edits += 1
-
-    def extend_first(self, name: str, text: str) -> None:
-        """Write more behind the first header of that name. Raises KeyError, and ValueError for CR, LF or NUL (T13)."""
-        if _UNPRINTABLE.search(text):
-            raise ValueError("CR, LF or NUL within a SIP header")
-        place = self._places()[_key(name)]
-        key, written, value, raw = self._entries[place]
-        self._entries[place] = (key, written, value + text, None if raw is None else raw + text)
-        self.edits += 1
-
-    def remove(self, name: str) -> None:
-        """Remove all headers of that name."""
-        key = _key(name)
-        if key in self._places():
-            self._entries = [entry for entry in self._entries if entry[0] != key]
-            self._changed()
-
-    def copy(self) -> Headers:
-        """Return headers that can be changed apart from these."""
-        copy = Headers.__new__(Headers)
-        copy._entries = self._entries.copy()
-        copy._index = None if self._index is None else self._index.copy()
-        copy.edits = 0
-        return copy
-
-    def copy_from(self, other: Headers, names: Collection[str]) -> None:
-        """Put the other's headers of these names at the end, in the order of ``names``, byte for byte."""
-        places, entries = other._places(), other._entries
-        for name in names:
-            key = _KEYS.get(name) or _key(name)
-            place = places.get(key)
-            if place is None:
-                continue
-            self._entries.append(entries[place])
-            if key not in _SINGLE:
-                self._entries.extend(entry for entry in entries[place + 1 :] if entry[0] == key)
-        self._changed()
-
-    def lines(self) -> tuple[list[str], list[str]]:
-        """Return what to print of each header, and of these lines the ones that we made and that must be checked."""
-        lines: list[str] = []
-        made: list[str] = []
-        for _, name, value, raw in self._entries:
-            if raw is None:
-                raw = f"{name}: {value}"
-                made.append(raw)
-            lines.append(raw)
-        return lines, made
-
-    def place(self, name: str) -> int | None:
-        """Return the place of the first header of that name."""
-        return self._places().get(_key(name))
-
-    def __iter__(self) -> Iterator[Header]:
-        for _, name, value, raw in self._entries:
-            yield Header(name, value, None if raw is None else raw.encode("utf-8", "surrogateescape"))
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and _key(name) in self._places()
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Headers):
-            return NotImplemented
-        return [entry[1:3] for entry in self._entries] == [entry[1:3] for entry in other._entries]
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"Headers({list(self)!r})"
-
-    def _add(self, entry: _Entry) -> None:
-        if self._index is not None:
-            self._index.setdefault(entry[0], len(self._entries))
-        self._entries.append(entry)
-        self.edits += 1
-
-    def _changed(self) -> None:
-        self._index = None
-        self.edits += 1
-
-    def _places(self) -> dict[str, int]:
-        index = self._index
-        if index is None:
-            index = self._index = {}
-            for place, entry in enumerate(self._entries):
-                index.setdefault(entry[0], place)
-        return index
-
-    @classmethod
-    def _of(cls, entries: list[_Entry], index: dict[str, int] | None = None) -> Headers:
-        headers = cls.__new__(cls)
-        headers._entries, headers._index, headers.edits = entries, index, 0
-        return headers
-
-
-def _entry_of(header: Header) -> _Entry:
-    raw = None if header.raw is None else header.raw.decode("utf-8", "surrogateescape")
-    return _key(header.name), header.name, header.value, raw
-
-
 class Message:
     """What requests and responses share. The typed properties raise PeerError 400 where the header is malformed."""
 
@@ -383,7 +187,7 @@ class Message:
             lines[cast(int, headers.place("Content-Length"))] = f"Content-Length: {len(body)}"
         start = self.start_line()
         made.append(start)
-        if _UNPRINTABLE.search("".join(made)):
+        if UNPRINTABLE.search("".join(made)):
             raise ValueError("CR, LF or NUL within a SIP header")
         lines.insert(0, start)
         return "\r\n".join(lines).encode("utf-8", "surrogateescape") + b"\r\n\r\n" + body
@@ -394,9 +198,9 @@ class Message:
 
     def validate(self) -> None:
         """Parse every header that the core goes by. Raises PeerError 400."""
-        if not self.call_id or " " in self.call_id:
+        if not _CALL_ID.fullmatch(self.call_id):
             raise PeerError(400, "Malformed Call-ID")
-        _ = self.cseq, self.via, self.from_, self.to, self.contact
+        _ = self.cseq, self.via, self.from_, self.to
 
     def _value(self, name: str, parse: Callable[[str], _T]) -> _T:
         if self._edits != self.headers.edits:
@@ -431,6 +235,8 @@ class Request(Message):
     def validate(self) -> None:
         """Parse every header that the core goes by, and the Request-URI. Raises PeerError 400 or 416."""
         super().validate()
+        if self.method in _CONTACT_MATTERS:
+            _ = self.contact
         uri = Uri.parse(self.uri)
         if uri.headers is not None:  # RFC 3261 §19.1.1 table 1: never in a Request-URI
             raise PeerError(400, "Headers in Request-URI")
@@ -459,6 +265,12 @@ class Response(Message):
 
     def start_line(self) -> str:
         return f"SIP/2.0 {self.status} {self.reason}"
+
+    def validate(self) -> None:
+        """Parse every header that the core goes by. Raises PeerError 400."""
+        super().validate()
+        if self.status < 300 and self.cseq.method in _CONTACT_MATTERS:  # a 3xx may name any scheme
+            _ = self.contact
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Response):
@@ -489,47 +301,18 @@ def parse(data: bytes) -> Request | Response:
     if b"\0" in head and (_BARE_NUL.search(head) or "\0" in lines[0]):
         raise Malformed(400, "Bare NUL", None)
     problem = None if end else PeerError(400, "Incomplete Header")
-    entries, index, fault = _read_headers(lines, folded)
+    headers, fault = read_headers(lines[1:], folded)
     problem = problem or fault
     start = lines[0]
     if start[:4].upper() == "SIP/":
-        return _response(start, entries, index, body, problem)
-    return _request(start, entries, index, body, problem)
+        return _response(start, headers, body, problem)
+    return _request(start, headers, body, problem)
 
 
-def _read_headers(lines: list[str], folded: bool) -> tuple[list[_Entry], dict[str, int], PeerError | None]:
-    """Read the header lines; what is no header is left out and reported as the fault."""
-    entries: list[_Entry] = []
-    index: dict[str, int] = {}
-    fault: PeerError | None = None
-    for line in lines[1:]:
-        name, colon, value = line.partition(":")
-        key = _KEYS.get(name)
-        if key is None:
-            name = name.rstrip(" \t")  # RFC 3261 §25.1 HCOLON
-            if not colon or not _NAME.fullmatch(name):
-                fault = PeerError(400, "Malformed Header")
-                continue
-            key = _key(name)
-        value = value.strip(" \t")
-        if folded and "\r\n" in value:
-            value = _FOLD.sub(" ", value).strip(" \t")
-        if "\0" in value:  # stays in the raw line only: what we make of the value must not carry it (T13)
-            value = value.replace("\\\0", "")
-        if key not in index:
-            index[key] = len(entries)
-        elif key in _SINGLE:
-            fault = PeerError(400, f"Repeated {name}")
-        entries.append((key, name, value, line))
-    return entries, index, fault
-
-
-def _request(
-    start: str, entries: list[_Entry], index: dict[str, int], body: bytes, problem: PeerError | None
-) -> Request:
+def _request(start: str, headers: Headers, body: bytes, problem: PeerError | None) -> Request:
     method, _, rest = start.partition(" ")
     uri, _, version = rest.rpartition(" ")
-    request = Request(method, uri, Headers._of(entries, index), body)
+    request = Request(method, uri, headers, body)
     if version != "SIP/2.0" and version.upper() != "SIP/2.0":
         if problem is None and _VERSION.fullmatch(version):
             problem = PeerError(505, "Version Not Supported")
@@ -539,7 +322,7 @@ def _request(
         problem = problem or PeerError(400, "Malformed Request-Line")
     if problem is None:
         try:
-            _check_frame(request, index)
+            _check_frame(request)
             if request.cseq.method != method:
                 raise PeerError(400, "CSeq Method Mismatch")
             return request
@@ -548,18 +331,16 @@ def _request(
     raise Malformed(problem.status, problem.reason, request if _can_be_answered(request) else None)
 
 
-def _response(
-    start: str, entries: list[_Entry], index: dict[str, int], body: bytes, problem: PeerError | None
-) -> Response:
+def _response(start: str, headers: Headers, body: bytes, problem: PeerError | None) -> Response:
     status, _, reason = start[8:].partition(" ")
     if start[:8].upper() != "SIP/2.0 " or not (len(status) == 3 and status.isascii() and status.isdigit()):
         problem = PeerError(400, "Malformed Status-Line")
     elif not 100 <= int(status) <= 699:
         problem = PeerError(400, "Unknown Status")
     if problem is None:
-        response = Response(int(status), reason, Headers._of(entries, index), body)
+        response = Response(int(status), reason, headers, body)
         try:
-            _check_frame(response, index)
+            _check_frame(response)
             _ = response.cseq
             return response
         except PeerError as error:
@@ -567,11 +348,11 @@ def _response(
     raise Malformed(problem.status, problem.reason, None)
 
 
-def _check_frame(message: Message, index: dict[str, int]) -> None:
+def _check_frame(message: Message) -> None:
     """See that the mandatory headers are there, and cut the body to its length. Raises PeerError 400."""
-    for key in _MANDATORY:
-        if key not in index:
-            raise PeerError(400, f"Missing {key.title()}")
+    missing = message.headers.lacks(_MANDATORY)
+    if missing is not None:
+        raise PeerError(400, f"Missing {missing.title()}")
     length = message.headers.get("content-length")
     if length is not None:
         # T14: digits only, few of them, and not what int() takes besides ("+5", "1_0", other scripts' digits)

@@ -521,6 +521,32 @@ def test_the_returned_message_is_sound_in_every_typed_value():
     message.validate()
 
 
+def test_a_contact_that_nobody_needs_does_not_lose_the_message():
+    bench, transaction = invited()
+    respond(bench, transaction, 200)
+    for method in ("ACK", "BYE"):
+        data = incoming(method, branch=f"z9hG4bK{method}", to_tag="ours", number=7 if method == "ACK" else 8)
+        bench.receive(data.replace(b"<sip:caller@198.51.100.7:5070>", b"<sip:caller@>"))
+    assert transaction.acknowledged
+    assert [event.request.method for event in bench.of(RequestReceived)] == ["INVITE", "BYE"]
+
+
+def test_a_redirection_may_name_any_scheme():
+    bench, transaction = calling()
+    moved = answer(transaction.request, 302)
+    moved.headers.add("Contact", "<mailto:agent@example.com>")
+    bench.receive(moved)
+    assert bench.one(ResponseReceived).response.status == 302
+
+
+def test_a_2xx_whose_contact_can_not_be_read_is_dropped():
+    bench, transaction = calling()
+    ok = answer(transaction.request, 200)
+    ok.headers.set("Contact", "<sip:agent@>")
+    assert bench.receive(ok) is None
+    assert bench.endpoint.rejected["malformed"] == 1
+
+
 def test_in_dialog_requests_and_their_acks_are_told_apart_by_cseq():
     bench, transaction = invited(incoming(to_tag="ours"))
     respond(bench, transaction, 200)
