@@ -28,6 +28,7 @@ def mos(r: float) -> float:
     """Return the mean opinion score, 1 to 4.41, of a transmission rating (G.107 Annex B)."""
     if r <= 6.5:  # below this the cubic dips under 1
         return 1.0
+    r = min(r, 100.0)
     return 1.0 + 0.035 * r + r * (r - 60.0) * (100.0 - r) * 7.0e-6
 
 
