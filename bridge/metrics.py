@@ -65,6 +65,8 @@ class Metrics:
             "SIP messages; the status is empty for requests.",
             ("leg", "method", "status", "transport", "way"),
         )
+        # One message is one look-up here; `labels` would make strings and take a lock for each.
+        self._message_counters: dict[tuple[str, str, int, str, str], Counter] = {}
         self._retransmissions = self._counter("sip_retransmissions", "SIP messages that were sent once more.")
         self._rejected = self._counter("sip_rejected", "SIP input that was dropped or refused.", ("reason",))
         self._jitter = self._histogram("rtp_jitter_seconds", "Mean interarrival jitter of a call's leg.", LEG, _JITTER)
@@ -106,14 +108,16 @@ class Metrics:
         return Histogram(f"{PREFIX}_{name}", text, labels, registry=self.registry, buckets=buckets)
 
     def _message(self, trace: Trace) -> None:
-        self._messages.labels(
-            trace.leg or "",
-            # A peer may write any method: an unknown one must not become a label of its own.
-            trace.method if trace.method in _METHODS else "other",
-            trace.status or "",
-            trace.flow.transport if trace.flow else "",
-            "in" if trace.kind == "received" else "out",
-        ).inc()
+        # A peer may write any method: an unknown one must not become a label of its own.
+        method = trace.method if trace.method in _METHODS else "other"
+        transport = trace.flow.transport if trace.flow else ""
+        labels = (trace.leg or "", method, trace.status, transport, trace.kind)
+        counter = self._message_counters.get(labels)
+        if counter is None:
+            way = "in" if trace.kind == "received" else "out"
+            counter = self._messages.labels(trace.leg or "", method, trace.status or "", transport, way)
+            self._message_counters[labels] = counter
+        counter.inc()
         if trace.retransmission:
             self._retransmissions.inc()
 

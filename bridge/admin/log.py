@@ -65,8 +65,11 @@ def _message(event: LogEvent) -> str:
     failure = event.get("log_failure")
     if failure is not None:
         message = f"{message}\n{failure.getTraceback()}"
+    message = message.rstrip()
+    if message.isprintable():
+        return message
     # Nothing that a peer wrote may begin a line of the log or move the reader's cursor.
-    lines = message.rstrip().splitlines()
+    lines = message.splitlines()
     return "\n    ".join("".join(char if char.isprintable() else "?" for char in line) for line in lines)
 
 
@@ -106,7 +109,7 @@ class CallLog:
         if trace.text in ("ending", "ended"):
             return  # the record says it, and more
         details = "".join(f" {key}={_quoted(value)}" for key, value in trace.details.items())
-        self.log.info("call {call} {state}{details}", call=trace.call, state=trace.text, details=details)
+        self.log.info("{line}", line=f"call {trace.call} {trace.text}{details}", call=trace.call)
 
     def _relay(self, trace: Trace) -> None:
         self.log.warn("call {call} media: {text}", call=trace.call, text=trace.text)
@@ -140,23 +143,19 @@ class CallLog:
 
     def _ended(self, record: dict[str, Any]) -> None:
         legs = "; ".join(filter(None, (_leg(name, leg) for name, leg in record["legs"].items())))
+        line = (
+            f"call {record['id']} {record['result']} reason={record['reason']} status={record['status']}"
+            f" by={record['ended_by']} duration={record['duration']}s route={_quoted(record['route'])}"
+            f" direction={record['direction']} carrier={record['carrier'] or '-'} platform={record['platform'] or '-'}"
+            f" from={_quoted(record['from'])} to={_quoted(record['to'])}" + (f" [{legs}]" if legs else "")
+        )
         self.log.info(
-            "call {call} {result} reason={reason} status={status} by={by} duration={duration}s route={shown_route}"
-            " direction={direction} carrier={carrier} platform={platform} from={caller} to={callee}{legs}",
+            "{line}",
+            line=line,
             call=record["id"],
             result=record["result"],
             reason=record["reason"],
-            status=record["status"],
-            by=record["ended_by"],
             route=record["route"],
-            shown_route=_quoted(record["route"]),
-            direction=record["direction"],
-            carrier=record["carrier"] or "-",
-            platform=record["platform"] or "-",
-            caller=_quoted(record["from"]),
-            callee=_quoted(record["to"]),
-            duration=record["duration"],
-            legs=f" [{legs}]" if legs else "",
         )
 
 
