@@ -204,7 +204,7 @@ class _Table:
         kinds = int if whole else int | float
         if value is None:
             return 0
-        if not isinstance(value, kinds) or isinstance(value, bool) or value < 0:
+        if not isinstance(value, kinds) or isinstance(value, bool) or not 0 <= value < 1e9:
             wanted = "a whole number, 0 for no limit" if whole else "a number, 0 for no limit"
             self.wrong(key, f"{shown(value)} does not fit here", f"write {wanted}")
             return 0
@@ -280,11 +280,11 @@ class _Loader:
             if value is None:
                 self.wrong(path, f"the environment has no {name}", f"export {name} before starting")
             return value or ""
-        file = self._directory / Path(name).expanduser()
+        file = self._directory / os.path.expanduser(name)
         try:
             mode, value = file.stat().st_mode, file.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "no path, or not UTF-8"
             self.wrong(path, f"{file} cannot be read ({reason})", "name a readable text file with the value alone")
             return ""
         if mode & 0o004 and not any(file.absolute().is_relative_to(mount) for mount in _MOUNTED_SECRETS):
@@ -297,7 +297,9 @@ class _Loader:
         name = table.text("name", "trunkbridge")
         if not _NAME.fullmatch(name):
             table.wrong("name", f"{shown(name)} does not fit here", "use letters, digits, - _ and .")
-        directory = Path(table.text("state_dir", ".trunkbridge")).expanduser()
+        directory = os.path.expanduser(table.text("state_dir", ".trunkbridge"))
+        if "\0" in directory:
+            table.wrong("state_dir", "is no path", "name a directory")
         table.finish()
         return Node(name, self._directory / directory)
 

@@ -94,8 +94,8 @@ class _Scanner:
                 self._at = self._text.index("]]", self._at) + 2
             elif self._text[self._at] == "[":
                 self._at += 1
-                table = self._resolve(self._key())
-                self._found.setdefault(table, self._here())
+                line = self._here()
+                table = self._resolve(self._key(), line)
                 self._at = self._text.index("]", self._at) + 1
             else:
                 self._pair(table)
@@ -130,20 +130,22 @@ class _Scanner:
                 return parts
             self._at += 1
 
-    def _resolve(self, parts: list[str]) -> KeyPath:
-        """Turn a header's key into a path: inside an array of tables it means the last element."""
+    def _resolve(self, parts: list[str], line: int) -> KeyPath:
+        """Turn a header's key into a path, noting the tables on the way: one of an array means its last element."""
         path: KeyPath = ()
         for part in parts:
             path = (*path, part)
+            self._found.setdefault(path, line)
             if path in self._arrays:
                 path = (*path, self._arrays[path])
         return path
 
     def _element(self, parts: list[str]) -> KeyPath:
-        array = (*self._resolve(parts[:-1]), parts[-1])
+        line = self._here()
+        array = (*self._resolve(parts[:-1], line), parts[-1])
         index = self._arrays[array] = self._arrays.get(array, -1) + 1
-        self._found.setdefault(array, self._here())
-        self._found[(*array, index)] = self._here()
+        self._found.setdefault(array, line)
+        self._found[(*array, index)] = line
         return (*array, index)
 
     def _pair(self, table: KeyPath) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import difflib
 import ipaddress
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
@@ -266,6 +267,15 @@ def _header_name(value: Any) -> str:
     return name
 
 
+def _source(sources: Mapping[str, Any]) -> Read:
+    def read(value: Any) -> str:
+        if not isinstance(value, str) or value not in sources:
+            raise Mistake(f"{shown(value)} is not under [sources]", "write the page's address there")
+        return value
+
+    return read
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """One key of a profile: how its value is read, and whether an account's own table may override it."""
@@ -424,7 +434,7 @@ def _chain(name_or_path: str, base: Path | None, where: Where) -> list[Document]
     while True:
         wrong = chain[-1].error if chain else where
         path = _path(name, base)
-        if not path.is_file():
+        if not os.path.isfile(path):  # unlike Path.is_file, False for a name that no file can have
             raise wrong((key,), f"there is no profile {shown(name)}", _known_profiles(name))
         if any(document.path == path for document in chain):
             raise wrong((key,), f'"{name}" extends itself', "extend a generic profile")
@@ -440,10 +450,9 @@ def _chain(name_or_path: str, base: Path | None, where: Where) -> list[Document]
 
 def _path(name: str, base: Path | None) -> Path:
     if "/" in name or name.endswith(".toml"):
-        return (base or Path()) / Path(name).expanduser()
-    beside = (base or BUILTIN) / f"{name}.toml"
-    builtin = BUILTIN / f"{name}.toml"
-    return builtin if builtin.is_file() or not beside.is_file() else beside
+        return (base or Path()) / os.path.expanduser(name)
+    beside, builtin = (base or BUILTIN) / f"{name}.toml", BUILTIN / f"{name}.toml"
+    return builtin if os.path.isfile(builtin) or not os.path.isfile(beside) else beside
 
 
 class _Layer:
@@ -479,8 +488,11 @@ class _Layer:
 
     def _facts(self) -> dict[str, Fact]:
         sources = self.document.values.get("sources", {})
+        if not isinstance(sources, dict):
+            self._errors.append(self.document.error(("sources",), "is not a table", "write [sources]"))
+            return {}
         default = self.document.values.get("checked_on")
-        readers = {"source": _listing(_one_of(*sources)), "checked_on": _date, "note": _LINE}
+        readers = {"source": _listing(_source(sources)), "checked_on": _date, "note": _LINE}
         facts = {}
         for key, table in self._tables("facts").items():
             values = {"source": [], "checked_on": default, "note": "as the source says", **table}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bridge.config import Admin, Config, Host, Listen, Media, Route, check, load
 from bridge.errors import ConfigError
@@ -355,6 +358,7 @@ BAD = {
     C + "max_calls = -1\n": ["3: carriers.c.max_calls: -1 does not fit here; write a whole number, 0 for no limit"],
     C + "max_calls = 1.5\n": ["3: carriers.c.max_calls: 1.5 does not fit here; write a whole number, 0 for no limit"],
     C + 'cps = "1"\n': ['3: carriers.c.cps: "1" does not fit here; write a number, 0 for no limit'],
+    C + "cps = nan\n": ["3: carriers.c.cps: nan does not fit here; write a number, 0 for no limit"],
     C + 'sources = ["192.0.2.1/24"]\n': [
         '3: carriers.c.sources[0]: "192.0.2.1/24" is not a network; write "192.0.2.0/24"'
     ],
@@ -468,3 +472,27 @@ def test_what_works_but_should_not_stay_is_a_warning(write):
         (5, "platforms.p.sources[0]"),
         (7, "routes[0].from"),
     ]
+
+
+LITERALS = st.sampled_from(
+    (
+        *("3", "-1", "true", "nan", "[]", "[1]", '[""]', "{}", "{ a = 1 }", '""', '"x"', '"~nobody"', '"a\\u0000b"'),
+        *('"${file:/}"', '"${env:"', '"{"', '"0.0.0.0/0"', "2026-11-22", "[[1]]", '"' + "x" * 300 + '"'),
+    )
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_any_value_in_any_place_is_accepted_or_reported(data):
+    """A mistake of the operator's is never an exception other than ConfigError, whatever stands where."""
+    lines = EXAMPLE.read_text("utf-8").splitlines()
+    places = [index for index, line in enumerate(lines) if re.match("[a-z_]+ = ", line)]
+    for index in data.draw(st.lists(st.sampled_from(places), min_size=1, max_size=4)):
+        lines[index] = lines[index].split("=")[0] + "= " + data.draw(LITERALS)
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "trunkbridge.toml"
+        path.write_text("\n".join(lines), "utf-8")
+        config, errors = check(path)
+    assert (config is None) == bool(errors)
+    assert all(error.line > 0 and error.remedy for error in errors)

@@ -284,7 +284,7 @@ BAD = {
     'extends = "generic-platform"\n[facts.fill]\nsource = ["V1"]\n[sources]\nV2 = "https://x"\n': (
         3,
         "facts.fill.source[0]",
-        'write "V2"',
+        "write the page's address there",
     ),
     'extends = "generic-platform"\n[facts.fill]\nchecked_on = "soon"\n': (
         3,
@@ -292,6 +292,7 @@ BAD = {
         "write it as 2026-11-22",
     ),
     'extends = "generic-plattform"\n': (1, "extends", 'did you mean "generic-platform"?'),
+    'extends = "generic-platform"\nsources = 3\n[facts.fill]\n': (2, "sources", "write [sources]"),
     "extends = 3\n": (1, "extends", 'write extends = "generic-platform"'),
     'extends = "./mine.toml"\n': (1, "extends", "extend a generic profile"),
     'kind = "platform"\n': (0, "file", 'write it, or extends = "generic-platform"'),

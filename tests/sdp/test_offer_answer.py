@@ -6,6 +6,8 @@ In the tables a description is its media sections alone; `sdp` puts the session 
 from __future__ import annotations
 
 import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
 
 from bridge.errors import PeerError
 from bridge.sdp.offer_answer import (
@@ -528,3 +530,66 @@ def test_only_a_change_beyond_o_raises_its_version():
     again = make_offer(FIRST, G711, Anchor("203.0.113.5", 20000, 7, 9))
     assert not differs(again, make_offer(FIRST, G711, ANCHOR))
     assert differs(make_offer(FIRST, ULAW, ANCHOR), again)
+
+
+# -- whatever the peer writes ----------------------------------------------------------------------------------------
+
+LINES = st.sampled_from(
+    (
+        *("rtpmap:0 PCMU/8000", "rtpmap:96 PCMA/8000", "rtpmap:101 telephone-event/8000", "rtpmap:8 PCMU/8000"),
+        *("sendonly", "recvonly", "inactive", "rtcp-mux", "rtcp:0", "rtcp:7 IN IP4 0.0.0.0", "ptime:30", "fmtp:101 x"),
+    )
+)
+SECTIONS = st.builds(
+    lambda kind, port, protocol, formats, address, lines: (
+        f"m={kind} {port} {protocol} {' '.join(map(str, formats))}\nc=IN IP4 {address}\n"
+        + "".join(f"a={line}\n" for line in lines)
+    ),
+    st.sampled_from(["audio", "audio", "audio", "video"]),
+    st.sampled_from([4000, 4001, 65535, 0]),
+    st.sampled_from(["RTP/AVP", "RTP/AVP", "rtp/avp", "RTP/AVP", "RTP/SAVP"]),
+    st.lists(st.sampled_from([0, 8, 0, 8, 72, 96, 101, 127, 300, "x"]), min_size=1, max_size=5),
+    st.sampled_from(["192.0.2.7", "0.0.0.0", "host.example.com"]),
+    st.lists(LINES, max_size=6),
+)
+DESCRIPTIONS = st.lists(SECTIONS, min_size=1, max_size=3).map("".join).map(sdp)
+
+
+@settings(max_examples=300, deadline=None)
+@given(DESCRIPTIONS, DESCRIPTIONS, DESCRIPTIONS, st.sampled_from(["sendrecv", "sendonly", "recvonly", "inactive"]))
+def test_any_offer_answer_and_reoffer_is_agreed_on_or_refused_with_488(offer, chosen, reoffer, wanted):
+    """R31, R63, T12: what is agreed keeps its shape, and both legs can talk to each other."""
+    try:
+        to_callee = make_offer(offer, G711, ANCHOR)
+        to_caller = make_answer(offer, chosen, G711, ANCHOR, wanted)
+        caller, callee = negotiated(to_caller, offer, we_answered=True), negotiated(to_callee, chosen)
+    except PeerError as refusal:
+        status = refusal.status
+    else:
+        status = 488
+        assert len(to_callee.media) == 1
+        assert [section.kind for section in to_caller.media] == [section.kind for section in offer.media]
+        assert sum(section.port != 0 for section in to_caller.media) == 1
+        assert caller.codecs[0].format == callee.codecs[0].format
+        mapped = payload_map(caller, callee)
+        assert any(number is not None for _, _, _, number in mapped)
+        assert len({entry[0] for entry in mapped}) == len(mapped)
+        assert parse(to_caller.encode()) == to_caller
+        event("agreed")
+    assert status == 488
+    current = make_answer(FIRST, FIRST, G711, ANCHOR, wanted)
+    try:
+        again, _ = local_answer(reoffer, current, ANCHOR, FIRST)
+    except PeerError as refusal:
+        status = refusal.status
+    else:
+        event("agreed again")
+        assert [section.kind for section in again.media] == [section.kind for section in reoffer.media]
+        assert {codec.format for codec in again.media[_live(again)].codecs} <= {
+            c.format for c in CURRENT.media[0].codecs
+        }
+    assert status == 488
+
+
+def _live(description: Description) -> int:
+    return next(index for index, section in enumerate(description.media) if section.port)
