@@ -250,9 +250,9 @@ def read_headers(lines: list[str], folded: bool) -> tuple[Headers, PeerError | N
                 fault = PeerError(400, "Malformed Header")
                 continue
             key = _key(name)
-        value = value.strip(" \t")
         if folded and "\r\n" in value:
-            value = _FOLD.sub(" ", value).strip(" \t")
+            value = _FOLD.sub(" ", value)
+        value = value.strip(" \t")
         if "\0" in value:  # stays in the raw line only: what we make of the value must not carry it (T13)
             value = value.replace("\\\0", "")
         if key not in index:

@@ -128,8 +128,10 @@ def _fed(data):
     bench = Bench()
     message = bench.receive(data)
     bench.run(100.0)
-    assert message is None or isinstance(message, (Request, Response))
-    return bench
+    if message is not None:
+        message.validate()
+        for header in message.headers:  # T13: whatever is made of these has one line
+            assert not set(header.name + header.value) & set("\r\n\0")
 
 
 @settings(deadline=None, max_examples=2000)
@@ -195,9 +197,7 @@ def test_t11_a_damaged_message_never_raises_past_the_endpoint(seed, damages):
     for where, cut, put in damages:
         place = int(where * len(seed))
         seed = seed[:place] + put + seed[place + cut :]
-    bench = _fed(seed)
-    for _, sent in bench.sent:
-        assert b"\0" not in sent.data.split(b"\r\n")[0]
+    _fed(seed)
 
 
 @settings(deadline=None, max_examples=500)

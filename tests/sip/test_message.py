@@ -229,6 +229,14 @@ def test_t13_an_escaped_nul_passes_in_the_raw_line_and_nowhere_else():
     Request("OPTIONS", "sip:a@b", Headers([Header("From", request.headers.get("From") or "")])).encode()
 
 
+@pytest.mark.parametrize("end", ["\r\n ", "\r\n\t", " \r\n \r\n  "])
+def test_t13_a_fold_at_the_end_of_a_value_leaves_no_line_end_in_it(end):
+    data = with_line(";rport", f";rport{end}")
+    request = parse(data)
+    assert request.headers.get("Via") == "SIP/2.0/UDP 198.51.100.7:5070;branch=z9hG4bKpeer;rport"
+    assert request.encode() == data
+
+
 def test_headers_that_end_nowhere_are_400():
     assert refused(INVITE[:-2]).status == 400
 
