@@ -23,6 +23,8 @@ CAP = 20_000
 """Records kept in memory while the disk fails; the oldest go first after that."""
 RETRY_AFTER = 2.0
 """Seconds between two tries at a disk that fails."""
+GATHER = 0.2
+"""Seconds for which records gather before a write: one transaction for many calls costs a tenth of one for each."""
 BATCH = 256
 
 _SCHEMA = """
@@ -182,6 +184,7 @@ class Records:
                     self._condition.wait()
                 if not self.waiting:
                     break
+                self._condition.wait_for(lambda: self._stopping, GATHER)
             problems = [problem for sink, queue in self._queues if (problem := self._write(sink, queue))]
             self._report(problems[0] if problems else "")
             if problems:

@@ -73,6 +73,12 @@ class Bridge:
     sip: tuple[str, int]
     admin: str
 
+    def log_until(self, phrase: str) -> None:
+        """Read the log up to the line that has the phrase."""
+        assert self.process.stderr is not None
+        while phrase not in (line := self.process.stderr.readline()):
+            assert line, f"the log ended without {phrase!r}"
+
     def stop(self) -> tuple[int, str, str]:
         """Send SIGTERM; return exit status and the rest of stdout and stderr."""
         self.process.send_signal(signal.SIGTERM)

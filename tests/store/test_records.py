@@ -63,6 +63,7 @@ class FailingSink:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "RETRY_AFTER", 0.01)
+    monkeypatch.setattr(store, "GATHER", 0.001)
 
 
 def test_records_are_written_to_both_files_in_order(tmp_path: Path) -> None:
