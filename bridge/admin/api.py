@@ -30,6 +30,8 @@ class LiveCalls(Protocol):
 
     def trunks(self) -> list[dict[str, Any]]: ...
 
+    def counts(self) -> dict[str, int]: ...
+
     def session(self, call: str) -> int | None: ...
 
 
@@ -51,7 +53,7 @@ class Api:
         """Return every operation; the description is made of this list and so can't be untrue."""
         operations = [
             Operation("GET", "/metrics", "Metrics for Prometheus, in its text format or OpenMetrics", self._metrics),
-            Operation("GET", "/healthz", "Whether the process is alive", self._healthz),
+            Operation("GET", "/healthz", "Whether the process is alive, and how much of each kind it holds in memory", self._healthz),
             Operation("GET", "/readyz", "Whether new calls are taken; 503 while draining", self._readyz),
             Operation(
                 "GET",
@@ -106,7 +108,7 @@ class Api:
         return Reply(body, content_type=content_type)
 
     def _healthz(self, question: Question) -> Reply:
-        return Reply({"status": "ok", "node": self.node, "version": __version__})
+        return Reply({"status": "ok", "node": self.node, "version": __version__, "held": self.live.counts()})
 
     def _readyz(self, question: Question) -> Reply:
         return Reply({"status": "draining"}, 503) if self.live.draining else Reply({"status": "ready"})

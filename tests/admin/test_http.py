@@ -74,6 +74,9 @@ class Desk:
     def session(self, call: str) -> int | None:
         return next((7 for record in self.live if record["id"] == call), None)
 
+    def counts(self) -> dict[str, int]:
+        return {"calls": len(self.live)}
+
     def trunks(self) -> list[dict[str, Any]]:
         return [{"name": "main", "kind": "carrier"}]
 
@@ -211,6 +214,7 @@ def test_t18_a_body_that_is_no_flat_object_is_refused(desk: Desk, body: bytes) -
 
 def test_health_and_readiness_differ_while_draining(desk: Desk) -> None:
     assert desk.ask("/healthz").json()["status"] == "ok"
+    assert desk.ask("/healthz").json()["held"] == {"calls": 1}
     assert (desk.ask("/readyz").status, desk.ask("/readyz").json()) == (200, {"status": "ready"})
     answer = desk.ask("/api/v1/drain", "POST")
     assert (answer.status, answer.json()) == (202, {"status": "draining", "active": 1})
