@@ -14,10 +14,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from bridge.errors import PeerError
 from bridge.sdp.anchor import Anchor, audio, describe, rejected, times
-from bridge.sdp.session import UNSPECIFIED, Codec, Description, MediaSection
+from bridge.sdp.session import Codec, Description, MediaSection
 
 __all__ = [
     "Anchor",
@@ -64,14 +65,18 @@ _PRIVATE = tuple(
 
 @dataclass(frozen=True, slots=True)
 class CodecPolicy:
-    """What may be spoken on a leg: encodings in capitals in order of preference, and whether telephone events pass."""
+    """What may be spoken on a leg: encodings in capitals in order of preference, and whether telephone events
+    pass.
+    """
 
     codecs: tuple[str, ...]
     telephone_event: bool
     ptime_ms: int
 
     def within(self, other: CodecPolicy) -> CodecPolicy:
-        """Return what both policies allow, in this one's order: nothing is transcoded, so both legs must allow it."""
+        """Return what both policies allow, in this one's order: nothing is transcoded, so both legs must
+        allow it.
+        """
         codecs = tuple(encoding for encoding in self.codecs if encoding in other.codecs)
         return CodecPolicy(codecs, self.telephone_event and other.telephone_event, self.ptime_ms)
 
@@ -94,11 +99,11 @@ class CodecPolicy:
 class Negotiated:
     """What one leg agreed.
 
-    ``codecs`` carry the peer's numbers, those we send with, in the order of the answer. ``receive_codecs``
-    carry the numbers that the peer may send with: ours first (RFC 3264 §5.1), then the peer's own where it
-    numbered otherwise. ``remote_rtp`` is None where the peer named no usable address; ``remote_rtcp`` is None
-    unless ``a=rtcp`` named one (then: RTP port + 1, or the RTP address under ``rtcp_mux``).
-    ``private_address``: what the peer wrote can't be reached from outside its network.
+    ``codecs`` carry the peer's numbers, those we send with, in the order of the answer, telephone events
+    last. ``receive_codecs`` carry the numbers that the peer may send with: ours first (RFC 3264 §5.1), then
+    the peer's own where it numbered otherwise. ``remote_rtp`` is None where the peer named no usable address;
+    ``remote_rtcp`` is None unless ``a=rtcp`` named one (then: RTP port + 1, or the RTP address under
+    ``rtcp_mux``). ``private_address``: what the peer wrote can't be reached from outside its network.
     """
 
     remote_rtp: tuple[str, int] | None
@@ -222,17 +227,18 @@ def negotiated(ours: Description, theirs: Description, we_answered: bool = False
     if we_answered:
         order = {codec.format: rank for rank, codec in reversed(list(enumerate(near.codecs)))}
         codecs.sort(key=lambda codec: order[codec.format])
-    address = far.connection
-    usable = address is not None and address not in UNSPECIFIED and _is_literal(address)
+    codecs.sort(key=lambda codec: codec.encoding == TELEPHONE_EVENT)
+    remote, rtcp = far.connection or "", far.rtcp
+    near_direction, far_direction = near.direction, far.direction
     return Negotiated(
-        remote_rtp=(address, far.port) if address and usable else None,
-        remote_rtcp=None if mux else _literal(far.rtcp),
+        remote_rtp=(remote, far.port) if _address(remote) else None,
+        remote_rtcp=rtcp if rtcp and not mux and _address(rtcp[0]) else None,
         rtcp_mux=mux,
-        may_send=near.direction in ("sendrecv", "sendonly") and far.direction in ("sendrecv", "recvonly"),
-        may_receive=near.direction in ("sendrecv", "recvonly") and far.direction in ("sendrecv", "sendonly"),
+        may_send=near_direction in ("sendrecv", "sendonly") and far_direction in ("sendrecv", "recvonly"),
+        may_receive=near_direction in ("sendrecv", "recvonly") and far_direction in ("sendrecv", "sendonly"),
         codecs=tuple(codecs),
         ptime_ms=_ptime_ms(far, near),
-        private_address=bool(usable and address and _is_private(address)),
+        private_address=_is_private(remote),
         receive_codecs=_receive_codecs([our_formats[codec.format] for codec in codecs], codecs),
     )
 
@@ -251,7 +257,9 @@ def payload_map(near: Negotiated, far: Negotiated) -> tuple[tuple[int, str, int,
 
 
 def differs(new: Description, current: Description) -> bool:
-    """Say whether two descriptions of ours differ in more than o=, so that its version must rise (RFC 3264 §8)."""
+    """Say whether two descriptions of ours differ in more than o=, so that its version must rise (RFC 3264
+    §8).
+    """
     return _without_origin(new) != _without_origin(current)
 
 
@@ -299,7 +307,9 @@ def _usable_codecs(section: MediaSection, policy: CodecPolicy) -> list[Codec]:
 
 
 def _numbered(section: MediaSection, mux: bool | None = None) -> list[Codec]:
-    """Return the codecs of a section without the numbers that RTCP owns under rtcp-mux (RFC 5761 §4: 64 to 95)."""
+    """Return the codecs of a section without the numbers that RTCP owns under rtcp-mux (RFC 5761 §4: 64 to
+    95).
+    """
     if not (section.rtcp_mux if mux is None else mux):
         return list(section.codecs)
     return [codec for codec in section.codecs if not 64 <= codec.payload_type <= 95]
@@ -350,23 +360,20 @@ def _ptime_ms(far: MediaSection, near: MediaSection) -> int:
     return _DEFAULT_PTIME_MS
 
 
-def _is_literal(address: str) -> bool:
+@lru_cache(maxsize=1024)
+def _address(text: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return an address to which something can be sent; None for a host name and for 0.0.0.0."""
     try:
-        ipaddress.ip_address(address)
+        address = ipaddress.ip_address(text or "")
     except ValueError:
-        return False
-    return True
-
-
-def _literal(address: tuple[str, int] | None) -> tuple[str, int] | None:
-    if address is None or address[0] in UNSPECIFIED or not _is_literal(address[0]):
         return None
-    return address
+    return None if address.is_unspecified else address
 
 
-def _is_private(address: str) -> bool:
-    parsed = ipaddress.ip_address(address)
-    return any(parsed in network for network in _PRIVATE)
+@lru_cache(maxsize=1024)
+def _is_private(text: str) -> bool:
+    address = _address(text)
+    return address is not None and any(address in network for network in _PRIVATE)
 
 
 def _without_origin(description: Description) -> tuple[object, ...]:

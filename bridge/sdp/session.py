@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from string import ascii_letters
 
 from bridge.errors import PeerError
 
@@ -43,11 +45,11 @@ _STATIC = {
 }
 
 # Digits are spelt out: \d and int() take digits of every script
-_LINE = re.compile(r"[A-Za-z]=")
+_FORMAT = re.compile("[0-9]{1,3}")
 _PORT = re.compile(r"([0-9]{1,5})(?:/([0-9]{1,5}))?")
 _CONNECTION = re.compile(r"c=IN +IP[46] +\[?([0-9A-Za-z.:%_-]+)\]?(?:/[0-9/]*)? *")
-_RTPMAP = re.compile(r"([0-9]{1,3}) +([^/\s]+)/([0-9]{1,6})(?:/([0-9]{1,3}))?\s*")
-_FMTP = re.compile(r"([0-9]{1,3}) +(.*)")
+_RTPMAP = re.compile(r"a=rtpmap:([0-9]{1,3}) +([^/\s]+)/([0-9]{1,6})(?:/([0-9]{1,3}))?\s*")
+_FMTP = re.compile(r"a=fmtp:([0-9]{1,3}) +(.*)")
 _RTCP = re.compile(r"([0-9]{1,5})(?: +IN +IP[46] +\[?([0-9A-Za-z.:%_-]+)\]?)? *")
 _PTIME = re.compile(r"([0-9]{1,3})(?:\.0*)? *")
 
@@ -134,21 +136,7 @@ class MediaSection:
     @property
     def codecs(self) -> tuple[Codec, ...]:
         """Return the payload formats in the order of the m-line, without the numbers that nothing explains."""
-        rtpmap = {int(m[1]): m for value in self.attributes("rtpmap") if (m := _RTPMAP.fullmatch(value))}
-        fmtp = {int(m[1]): m[2].strip() for value in self.attributes("fmtp") if (m := _FMTP.fullmatch(value))}
-        codecs: dict[int, Codec] = {}
-        for text in self.formats:
-            if not re.fullmatch("[0-9]{1,3}", text) or (number := int(text)) > 127 or number in codecs:
-                continue
-            if match := rtpmap.get(number):
-                encoding, rate, channels = match[2].upper(), int(match[3]), int(match[4] or 1)
-            elif number in _STATIC:
-                encoding, rate, channels = _STATIC[number]
-            else:
-                continue
-            if rate and channels:
-                codecs[number] = Codec(number, encoding, rate, channels, fmtp.get(number, ""))
-        return tuple(codecs.values())
+        return _codecs(self.formats, self.lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +180,13 @@ def build(lines: Sequence[str]) -> Description:
     """Make a description of its lines (without line ends). Raises PeerError(488)."""
     if not lines or lines[0].rstrip(" ") != "v=0":
         raise _refusal("SDP does not begin with v=0")
+    text = "\n".join(lines)
+    if "\0" in text or "\r" in text or text.count("\n") >= len(lines):
+        raise _refusal("an SDP line with a control character")
     for line in lines:
-        if not _LINE.match(line) or "\r" in line or "\n" in line or "\0" in line:
+        if line[1:2] != "=" or line[0] not in ascii_letters:
             raise _refusal("an SDP line that is not <type>=<value>")
-        if line.startswith("c=") and not _CONNECTION.fullmatch(line):
+        if line[0] == "c" and not _CONNECTION.fullmatch(line):
             raise _refusal("an SDP c= line without an address")
     starts = [index for index, line in enumerate(lines) if line.startswith("m=")]
     if len(starts) > MAX_MEDIA_SECTIONS:
@@ -219,6 +210,30 @@ def _section(line: str, lines: tuple[str, ...], session: tuple[str, ...]) -> Med
     if section.port and section.connection is None:
         raise _refusal("an SDP media section without a c= line")
     return section
+
+
+@lru_cache(maxsize=1024)  # a call reads the same few sections over and over, and most of its peer's calls look alike
+def _codecs(formats: tuple[str, ...], lines: tuple[str, ...]) -> tuple[Codec, ...]:
+    rtpmap: dict[int, re.Match[str]] = {}
+    fmtp: dict[int, str] = {}
+    for line in lines:
+        if line.startswith("a=rtpmap:") and (match := _RTPMAP.fullmatch(line)):
+            rtpmap.setdefault(int(match[1]), match)
+        elif line.startswith("a=fmtp:") and (match := _FMTP.fullmatch(line)):
+            fmtp.setdefault(int(match[1]), match[2].strip())
+    codecs: dict[int, Codec] = {}
+    for text in formats:
+        if not _FORMAT.fullmatch(text) or (number := int(text)) > 127 or number in codecs:
+            continue
+        if explained := rtpmap.get(number):
+            encoding, rate, channels = explained[2].upper(), int(explained[3]), int(explained[4] or 1)
+        elif number in _STATIC:
+            encoding, rate, channels = _STATIC[number]
+        else:
+            continue
+        if rate and channels:
+            codecs[number] = Codec(number, encoding, rate, channels, fmtp.get(number, ""))
+    return tuple(codecs.values())
 
 
 def _limit_attributes(lines: Iterable[str]) -> None:
