@@ -53,7 +53,7 @@ class Api:
         """Return every operation; the description is made of this list and so can't be untrue."""
         operations = [
             Operation("GET", "/metrics", "Metrics for Prometheus, in its text format or OpenMetrics", self._metrics),
-            Operation("GET", "/healthz", "Whether the process is alive, and how much of each kind it holds in memory", self._healthz),
+            Operation("GET", "/healthz", "Whether the process lives, and what it holds in memory", self._healthz),
             Operation("GET", "/readyz", "Whether new calls are taken; 503 while draining", self._readyz),
             Operation(
                 "GET",
