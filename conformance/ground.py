@@ -39,6 +39,7 @@ listen = "127.0.0.1:{admin_port}"
 profile = "generic-carrier"
 hosts = ["{host}.11:5060;transport=udp"]
 sources = ["{host}.11/32"]
+media_sources = ["127.0.0.1/32"]      # softphones bind no address for RTP: the bridge must latch
 
 [platforms.assistant]
 profile = "generic-platform"

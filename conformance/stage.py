@@ -179,9 +179,13 @@ class Process:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def descriptors(self) -> int:
-        """Count its open file descriptors."""
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
+    def descriptors(self) -> list[str]:
+        """Return what its open file descriptors are: a path, or a kind with an inode number."""
+        found = []
+        for name in os.listdir(f"/proc/{self.pid}/fd"):
+            with contextlib.suppress(OSError):
+                found.append(os.readlink(f"/proc/{self.pid}/fd/{name}"))
+        return sorted(found)
 
     def threads(self) -> int:
         """Count its threads."""

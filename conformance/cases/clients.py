@@ -21,7 +21,7 @@ poll_method epoll
 sip_listen {host}:5060
 call_local_timeout 30
 call_max_calls 1
-audio_player aufile,{directory}/played.wav
+snd_path {directory}
 audio_source aufile,{directory}/said.wav
 audio_alert aufile,{directory}/alert.wav
 audio_level no
@@ -30,11 +30,12 @@ auplay_srate 8000
 ausrc_channels 1
 auplay_channels 1
 rtp_ports {rtp}-{rtp_last}
-net_interface lo
+net_interface {host}
 module_path {modules}
 module stdio.so
 module g711.so
 module aufile.so
+module sndfile.so
 module_tmp uuid.so
 module_tmp account.so
 module_app menu.so
@@ -72,8 +73,8 @@ def baresip(ground: Ground) -> str:
     platform.expect("200 BYE", 3.0)
     client.popen.wait(20.0)
     by_platform = _found(said, packets)
-    played = sorted(directory.glob("*played*.wav"))
-    require(bool(played), "baresip wrote no file of what it heard")
+    played = sorted(directory.glob("dump-*dec.wav"))
+    require(bool(played), f"baresip wrote no file of what it heard: {sorted(one.name for one in directory.iterdir())}")
     by_client = find(line, _read_wave(played[-1]), 0, 20 * RATE)
     require(
         by_platform.correlation > 0.9, f"the platform heard the client with correlation {by_platform.correlation:.2f}"

@@ -345,8 +345,8 @@ def responses_to_source(ground: Ground) -> str:
     if ground.against is None:
         bridges += [(ground.stage.host(last), 5060) for last in (3, 4)]
     for bridge in bridges:
-        caller = carrier.invite(bridge, NUMBER, via="SIP/2.0/UDP 192.0.2.7:5999;branch=z9hG4bK14rport;rport")
-        headers = caller.headers("OPTIONS", 1, "z9hG4bK14rport")
+        via = f"SIP/2.0/UDP 192.0.2.7:5999;branch=z9hG4bK{sip.token()};rport"
+        headers = carrier.invite(bridge, NUMBER, via=via).headers("OPTIONS", 1, "")
         carrier.send(sip.request(f"OPTIONS sip:{bridge[0]} SIP/2.0", headers), bridge)
         answer = carrier.expect("200 OPTIONS", 1.0)
         via = answer.all("via")[0]
@@ -355,9 +355,8 @@ def responses_to_source(ground: Ground) -> str:
         require(sip.parameter(via, "rport") == str(carrier.address[1]), f"no rport in {via}")
     # Without rport the answer goes to the port in Via (RFC 3261 §18.2.2), at the address it came from.
     behind = ground.carrier()
-    via = f"SIP/2.0/UDP 192.0.2.7:{behind.address[1]};branch=z9hG4bK14plain"
-    caller = carrier.invite(bridges[0], NUMBER, via=via)
-    headers = caller.headers("OPTIONS", 2, "")
+    via = f"SIP/2.0/UDP 192.0.2.7:{behind.address[1]};branch=z9hG4bK{sip.token()}"
+    headers = carrier.invite(bridges[0], NUMBER, via=via).headers("OPTIONS", 2, "")
     carrier.send(sip.request(f"OPTIONS sip:{bridges[0][0]} SIP/2.0", headers), bridges[0])
     behind.expect("200 OPTIONS", 1.0)
     return f"{len(bridges)} local addresses"
