@@ -25,7 +25,6 @@ class RecentCalls:
         self._wall_offset = wall_offset
         self._ended: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
         self._steps: dict[str, deque[Trace]] = {}
-        self._unclaimed: Trace | None = None
 
     def __call__(self, fact: Trace | Record) -> None:
         """Remember one trace or record."""
@@ -49,17 +48,10 @@ class RecentCalls:
 
     def _step(self, trace: Trace) -> None:
         if not trace.call:
-            # The INVITE that begins a call is traced before the call has an id; what it causes follows at once.
-            if trace.kind == "received" and trace.method == "INVITE":
-                self._unclaimed = trace
             return
         steps = self._steps.get(trace.call)
         if steps is None:
             steps = self._steps[trace.call] = deque(maxlen=STEPS_A_CALL)
-            first = self._unclaimed
-            if first is not None and first.at == trace.at:
-                steps.append(first)
-            self._unclaimed = None
             if len(self._steps) > CALLS:
                 del self._steps[next(iter(self._steps))]
         steps.append(trace)

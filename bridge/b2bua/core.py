@@ -128,11 +128,14 @@ class Core:
         if not owners:
             self._actions.append(Trace("rejected", now, text="unknown-source", flow=flow))
             return
+        leg = LegName(owners[0].kind)
         message = self._endpoint.receive(data, flow, now)
-        if message is not None:
-            self._trace_message("received", message, data, flow, now, owners[0])
+        position = len(self._actions)
+        self._dispatch_all(now)
+        if message is not None:  # traced before what it caused, but after it has a call to belong to
+            self._actions.insert(position, self._received(message, data, flow, leg, now))
         for reason in (self._endpoint.rejected - self._reported).elements():
-            self._actions.append(Trace("rejected", now, text=reason, flow=flow, leg=LegName(owners[0].kind)))
+            self._actions.append(Trace("rejected", now, text=reason, flow=flow, leg=leg))
             self._reported[reason] += 1
         self._settle(now)
 
@@ -242,8 +245,7 @@ class Core:
 
     def _settle(self, now: float) -> None:
         """Bring every event to its owner, then queue what the endpoint wants sent."""
-        while (event := self._endpoint.poll_event()) is not None:
-            self._dispatch(event, now)
+        self._dispatch_all(now)
         while (transmit := self._endpoint.poll_transmit()) is not None:
             owners = self._sources.owners(transmit.flow.remote[0])
             self._actions.append(transmit)
@@ -260,6 +262,10 @@ class Core:
                     data=transmit.data,
                 )
             )
+
+    def _dispatch_all(self, now: float) -> None:
+        while (event := self._endpoint.poll_event()) is not None:
+            self._dispatch(event, now)
 
     def _dispatch(self, event: EndpointEvent, now: float) -> None:
         match event:
@@ -516,20 +522,16 @@ class Core:
         self._queries[self._next_id] = call
         return self._next_id
 
-    def _trace_message(
-        self, kind: str, message: Request | Response, data: bytes, flow: Flow, now: float, owner: Peer
-    ) -> None:
-        self._actions.append(
-            Trace(
-                kind,
-                now,
-                call=self._call_of.get(message.call_id, ""),
-                leg=LegName(owner.kind),
-                flow=flow,
-                method=message.cseq.method,
-                status=message.status if isinstance(message, Response) else 0,
-                data=data,
-            )
+    def _received(self, message: Request | Response, data: bytes, flow: Flow, leg: LegName, now: float) -> Trace:
+        return Trace(
+            "received",
+            now,
+            call=self._call_of.get(message.call_id, ""),
+            leg=leg,
+            flow=flow,
+            method=message.cseq.method,
+            status=message.status if isinstance(message, Response) else 0,
+            data=data,
         )
 
 

@@ -17,6 +17,7 @@ from bridge.sip.message import Header, Request
 from bridge.sip.uri import Uri
 
 _DEFAULT_PORTS = {"udp": 5060, "tcp": 5060, "tls": 5061}
+_KNOWN_ADDRESSES = 4096
 _SEPARATORS = str.maketrans("", "", "-.() ")
 
 
@@ -29,6 +30,7 @@ class Sources:
     def __init__(self, peers: Iterable[Peer]) -> None:
         self._peers: dict[str, Peer] = {}
         self._by_prefix: dict[tuple[int, int], dict[int, list[str]]] = {}
+        self._known: dict[str, tuple[Peer, ...]] = {}  # answers given, for the few addresses that peers signal from
         for peer in peers:
             self._peers[peer.name] = peer
             for network in peer.sources:
@@ -41,6 +43,14 @@ class Sources:
 
     def owners(self, address: str) -> tuple[Peer, ...]:
         """Return the peers that may signal from this address; none: a stranger (T05, T08)."""
+        found = self._known.get(address)
+        if found is None:
+            found = self._look_up(address)
+            if found and len(self._known) < _KNOWN_ADDRESSES:  # strangers are not remembered: they cost no memory
+                self._known[address] = found
+        return found
+
+    def _look_up(self, address: str) -> tuple[Peer, ...]:
         try:
             ip = ipaddress.ip_address(address)
         except ValueError:
@@ -55,6 +65,7 @@ class Sources:
         return tuple(self._peers[name] for name in dict.fromkeys(found))
 
     def _add(self, name: str, network: str) -> None:
+        self._known.clear()
         parsed = ipaddress.ip_network(network, strict=False)
         key = int(parsed.network_address) >> (parsed.max_prefixlen - parsed.prefixlen)
         table = self._by_prefix.setdefault((parsed.version, parsed.prefixlen), {})

@@ -14,12 +14,14 @@ from bridge.config import Config, Peer
 
 
 def load_or_fail(path: Path) -> Config:
-    """Load a configuration, or print every problem on stderr and exit 2."""
+    """Load a configuration and print its warnings, or print every problem on stderr and exit 2."""
     config, errors = configuration.check(path)
     if config is None or errors:
         for error in errors:
             click.echo(str(error), err=True)
         raise SystemExit(2)
+    for warning in config.warnings:
+        click.echo(f"warning: {warning}", err=True)
     return config
 
 

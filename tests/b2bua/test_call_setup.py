@@ -314,3 +314,29 @@ def test_second_platform_is_not_bothered_by_a_call_the_first_took() -> None:
     world.set_up()
     assert world.sales.inbox == []
     assert world.sales.address == SECOND_PLATFORM
+
+
+def test_every_message_of_a_call_is_traced_as_its_own_in_order() -> None:
+    world = World()
+    call = world.set_up()
+    world.carrier.within("BYE", call.asked, call.accepted, 2)
+    world.run(0.1)
+    world.platform.respond(world.platform.requests("BYE")[0], 200)
+    world.run(0.1)
+    messages = [trace for trace in world.network.traces if trace.kind in ("received", "sent")]
+    assert {trace.call for trace in messages} == {world.record["id"]}
+    assert [(trace.kind, trace.method, trace.status) for trace in messages] == [
+        ("received", "INVITE", 0),
+        ("sent", "INVITE", 100),
+        ("sent", "INVITE", 0),
+        ("received", "INVITE", 180),
+        ("sent", "INVITE", 180),
+        ("received", "INVITE", 200),
+        ("sent", "ACK", 0),
+        ("sent", "INVITE", 200),
+        ("received", "ACK", 0),
+        ("received", "BYE", 0),
+        ("sent", "BYE", 200),
+        ("sent", "BYE", 0),
+        ("received", "BYE", 200),
+    ]
