@@ -34,6 +34,7 @@ class Bench:
     def start(
         self, ports: tuple[int, int] = (40_000, 40_399), quarantine: float = 0.2, host: str = RELAY_HOST
     ) -> NativeRelay:
+        self.host = {"0.0.0.0": "127.0.0.1"}.get(host, host)
         self.relay = self._backend(host, ports, 2, self.wake, quarantine)
         self._relays.append(self.relay)
         return self.relay
@@ -89,8 +90,7 @@ class Call:
         (peer or own).rtp.sendto(data, self.address(leg))
 
     def address(self, leg: LegName) -> tuple[str, int]:
-        host = "::1" if ":" in self.carrier.address[0] else RELAY_HOST
-        return host, self.opened.port(leg)
+        return self.bench.host, self.opened.port(leg)
 
     def report(self, leg: LegName) -> LegReport:
         report = self.relay.snapshot(self.session)

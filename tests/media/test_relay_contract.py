@@ -213,6 +213,16 @@ def test_a_peer_that_moves_its_port_loses_nothing(bench: Bench, call: Call) -> N
     call.refused(CARRIER, "stranger", 1)
 
 
+@pytest.mark.parametrize("remote", [("0.0.0.0", 4000), ("127.0.0.2", 0)])
+def test_an_address_that_is_no_destination_gets_nothing(bench: Bench, call: Call, remote: tuple[str, int]) -> None:
+    """RFC 3264 §8.4: c=0.0.0.0 was the old way to hold."""
+    call.relay.update(1, CARRIER, media(call.carrier.address))
+    call.relay.update(1, PLATFORM, media(remote, fill_after_ms=20))
+    call.send(CARRIER, rtp(1, 160, b"p" * 160))
+    call.refused(CARRIER, "no-destination", 1)
+    assert call.report(PLATFORM).sent == 0
+
+
 def test_nothing_goes_toward_a_held_peer_and_the_stream_resumes(call: Call) -> None:
     call.negotiate(fill_after_ms=60)
     call.platform.receive_many(5)
@@ -383,13 +393,15 @@ def test_an_address_that_is_not_ours_refuses_with_the_systems_reason(bench: Benc
     assert bench.relay.ports() == (2, 400)
 
 
-def test_media_passes_over_ipv6(bench: Bench) -> None:
-    bench.start(host="::1")
-    call = Call(bench, hosts=("::1", "::1")).negotiate()
+@pytest.mark.parametrize(("host", "peers"), [("0.0.0.0", "127.0.0.2"), ("::1", "::1"), ("::", "::1")])
+def test_media_passes_on_the_wildcard_address_and_over_ipv6(bench: Bench, host: str, peers: str) -> None:
+    bench.start(host=host)
+    bench.host = {"::": "::1"}.get(host, bench.host)
+    call = Call(bench, hosts=(peers, peers)).negotiate()
     call.send(CARRIER, rtp(1, 160, b"p" * 160))
     assert call.platform.receive().payload == b"p" * 160
     assert bench.event(MediaStarted).remote == call.carrier.address
-    stranger = bench.peer("::1")
+    stranger = bench.peer(peers)
     call.send(CARRIER, rtp(2, 320, b"s" * 160), stranger)
     call.refused(CARRIER, "stranger", 1)
 

@@ -105,6 +105,19 @@ def test_tshark_agrees_with_our_loss_and_jitter(bench: Bench, call: Call, tmp_pa
     assert "bogus" not in tshark(capture, "-V", "-o", "udp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE")
 
 
+def test_a_relay_on_the_wildcard_address_shows_its_true_one(bench: Bench, tmp_path: Path) -> None:
+    bench.start(host="0.0.0.0")
+    call = Call(bench).negotiate()
+    capture = tmp_path / "call.pcap"
+    call.relay.tap(call.session, str(capture))
+    call.send(CARRIER, rtp(1, 160, b"p" * 160))
+    call.platform.receive()
+    record = 16 + 20 + 8 + 172
+    eventually(lambda: capture.stat().st_size == 24 + 2 * record)
+    addresses = [capture.read_bytes()[at : at + 8] for at in (24 + 28, 24 + record + 28)]
+    assert addresses == [bytes([127, 0, 0, 2, 127, 0, 0, 1]), bytes([127, 0, 0, 1, 127, 0, 0, 3])]
+
+
 def test_a_tap_that_ends_leaves_a_whole_file_and_the_call_alive(call: Call, tmp_path: Path) -> None:
     capture = tmp_path / "call.pcap"
     call.negotiate()

@@ -48,7 +48,8 @@ fn socket_address(address: Option<Address>) -> PyResult<Option<SocketAddr>> {
     };
     let host: IpAddr =
         host.parse().map_err(|_| PyValueError::new_err(format!("{host:?} is no IP address for media")))?;
-    Ok(Some(SocketAddr::new(host, port)))
+    // RFC 3264 §8.4: 0.0.0.0 is a hold of old; and nobody listens on port 0. Neither is a destination.
+    Ok((!host.is_unspecified() && port != 0).then_some(SocketAddr::new(host, port)))
 }
 
 impl LegMediaIn {

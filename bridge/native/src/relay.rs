@@ -65,6 +65,30 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
+    pub fn new(ports: Ports, wake: Wake) -> Self {
+        Shared {
+            ports: Mutex::new(ports),
+            events: Mutex::default(),
+            wake,
+            totals: Mutex::default(),
+            panics: AtomicU64::new(0),
+            tap_dropped: Arc::default(),
+        }
+    }
+
+    /// Find a label's place among the totals, or make one.
+    pub fn intern(&self, label: Label) -> usize {
+        let mut totals = lock(&self.totals);
+        totals.iter().position(|(known, _)| *known == label).unwrap_or_else(|| {
+            totals.push((label, Default::default()));
+            totals.len() - 1
+        })
+    }
+
+    pub fn take_events(&self) -> Vec<Event> {
+        std::mem::take(&mut *lock(&self.events))
+    }
+
     /// Hand the events of one wake-up over, and wake the reader if it has nothing waiting already.
     pub fn publish(&self, events: &mut Vec<Event>) {
         if events.is_empty() {
@@ -150,14 +174,8 @@ impl Relay {
     pub fn start(settings: Settings, wake: Wake) -> io::Result<Self> {
         let seed = u64::from_ne_bytes(sys::random_octets()?);
         let (low, high) = settings.ports;
-        let shared = Arc::new(Shared {
-            ports: Mutex::new(Ports::new(low, high, settings.quarantine, Random::new(seed))),
-            events: Mutex::default(),
-            wake,
-            totals: Mutex::default(),
-            panics: AtomicU64::new(0),
-            tap_dropped: Arc::default(),
-        });
+        let ports = Ports::new(low, high, settings.quarantine, Random::new(seed));
+        let shared = Arc::new(Shared::new(ports, wake));
         let workers = (0..settings.workers.max(1)).map(|number| WorkerHandle::start(number, shared.clone()));
         let workers = workers.collect::<io::Result<Vec<_>>>()?;
         Ok(Relay { address: settings.address, shared, workers, sessions: HashMap::new() })
@@ -184,7 +202,7 @@ impl Relay {
         let ports = [carrier.port, platform.port];
         let identity = identity().map_err(|error| format!("the system gives no random numbers: {error}"))?;
         let session = Session::new(identity);
-        let label = self.intern(label);
+        let label = self.shared.intern(label);
         let least = |(_, worker): &(usize, &WorkerHandle)| worker.load.load(Ordering::Relaxed);
         let Some((number, worker)) = self.workers.iter().enumerate().min_by_key(least) else {
             return Err("the media relay has no worker".into());
@@ -220,14 +238,6 @@ impl Relay {
         Err(match problem {
             Some(error) => format!("no media port can be bound on {}: {error}", self.address),
             None => format!("no media ports left: {used} of {all} are in use or at rest"),
-        })
-    }
-
-    fn intern(&self, label: Label) -> usize {
-        let mut totals = lock(&self.shared.totals);
-        totals.iter().position(|(known, _)| *known == label).unwrap_or_else(|| {
-            totals.push((label, Default::default()));
-            totals.len() - 1
         })
     }
 
@@ -268,7 +278,7 @@ impl Relay {
 
     /// Take the events that wait. A closed session is forgotten here: its id may be used again.
     pub fn events(&mut self) -> Vec<Event> {
-        let events = std::mem::take(&mut *lock(&self.shared.events));
+        let events = self.shared.take_events();
         for event in &events {
             if let Event::Closed { session, .. } = event {
                 self.sessions.remove(session);
@@ -311,7 +321,7 @@ impl Drop for Relay {
     }
 }
 
-fn identity() -> io::Result<Identity> {
+pub(crate) fn identity() -> io::Result<Identity> {
     let octets: [u8; 40] = sys::random_octets()?;
     let word = |at: usize| u32::from_ne_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]]);
     let beginning =

