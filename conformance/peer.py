@@ -102,7 +102,7 @@ class Peer:
     def _read(self, within: float) -> None:
         self.socket.settimeout(max(0.0005, within))
         try:
-            at, data, source = receive(self.socket, self._offset)
+            at, data, source = receive(self.socket, self._offset, 65536)
         except (TimeoutError, BlockingIOError):
             return
         except OSError:

@@ -67,9 +67,9 @@ def open_pair(host: str, first: int = 20000, last: int = 60000) -> tuple[socket.
     raise OSError(f"no free port pair on {host}")
 
 
-def receive(sock: socket.socket, offset: float) -> tuple[float, bytes, Address]:
+def receive(sock: socket.socket, offset: float, size: int = 2048) -> tuple[float, bytes, Address]:
     """Read one datagram with the monotonic time at which the kernel took it; ``offset``: wall - monotonic."""
-    data, ancillary, _, source = sock.recvmsg(2048, 64)
+    data, ancillary, _, source = sock.recvmsg(size, 64)
     for _level, kind, value in ancillary:
         if kind == _SO_TIMESTAMPNS and len(value) >= _TIMESPEC.size:
             seconds, nanoseconds = _TIMESPEC.unpack_from(value)
