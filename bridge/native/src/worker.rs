@@ -258,12 +258,14 @@ impl Worker {
             let timeout = self.timeout(self.rhythm.pace(sys::now()));
             let ready = self.poll.wait(timeout);
             self.rhythm.wake(sys::now());
+            // Commands come first: a packet that was sent after them must find them obeyed.
+            if (0..ready).any(|index| self.poll.token(index) == WAKE) {
+                self.wake.drain();
+                self.obey();
+            }
             for index in 0..ready {
                 let token = self.poll.token(index);
-                if token == WAKE {
-                    self.wake.drain();
-                    self.obey();
-                } else {
+                if token != WAKE {
                     self.serve(Token::unpack(token));
                 }
             }
