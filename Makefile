@@ -56,6 +56,7 @@ check: build
 	@$(BIN)/ruff check --quiet .
 	@cargo fmt --check
 	@cargo clippy --quiet --release --locked --all-targets -- -D warnings
+	@cargo clippy --quiet --release --locked --features python -- -D warnings
 	$(SAY) "types, stubs and import layers"
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/python -m mypy.stubtest bridge._native

@@ -46,13 +46,13 @@ _LIMITS = {"limit": "max_calls", "no-ports": "media_ports"}  # reason of a recor
 class Metrics:
     """Hold the metrics of one bridge; an instance is an observer of the driver."""
 
-    def __init__(self, relay: Relay, calls: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
-        """``calls`` returns the live calls as partial records (`Core.calls`); read at each scrape."""
+    def __init__(self, relay: Relay, live_calls: Callable[[], Iterable[tuple[str, str, str]]]) -> None:
+        """``live_calls`` returns carrier, platform and direction of each (`Core.live`); read at each scrape."""
         # A creation time for each series would swell a scrape by a third.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self.registry.register(_Scraped(relay, calls))
+        self.registry.register(_Scraped(relay, live_calls, lambda: self.bugs))
 
         self._calls = self._counter("calls", "Calls that ended.", (*CALL, "result", "reason"))
         self._setup = self._histogram("call_setup_seconds", "From the INVITE to the answer.", CALL, _SETUP)
@@ -83,7 +83,7 @@ class Metrics:
         self._limits = self._counter(
             "limit_rejections", "Calls refused because a limit was reached.", ("carrier", "platform", "limit")
         )
-        self._bugs = self._counter("bugs", "Faults of our own, each contained to one input or call.")
+        self.bugs = 0  # faults of our own, each contained to one input or call
 
     def __call__(self, fact: Trace | Record) -> None:
         """Count one trace or record."""
@@ -94,7 +94,7 @@ class Metrics:
         elif fact.kind == "rejected":
             self._rejected.labels(fact.text).inc()
         elif fact.kind == "bug":
-            self._bugs.inc()
+            self.bugs += 1
 
     def exposition(self, accept: str) -> tuple[str, bytes]:
         """Return content type and body in the format that the Accept header asks for."""
@@ -133,7 +133,7 @@ class Metrics:
         if record["reason"] in _LIMITS:
             self._limits.labels(carrier, platform, _LIMITS[record["reason"]]).inc()
         for attempt in record["attempts"][:-1]:
-            self._failovers.labels(attempt["target"], record["result"]).inc()
+            self._failovers.labels(attempt["peer"], record["result"]).inc()
         for name in LegName:
             leg = record["legs"].get(name)
             if leg:
@@ -154,9 +154,12 @@ class Metrics:
 class _Scraped(Collector):
     """Read at each scrape what others count: live calls, and the relay's totals and ports."""
 
-    def __init__(self, relay: Relay, calls: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
+    def __init__(
+        self, relay: Relay, live_calls: Callable[[], Iterable[tuple[str, str, str]]], bugs: Callable[[], int]
+    ) -> None:
         self._relay = relay
-        self._live_calls = calls
+        self._live_calls = live_calls
+        self._bugs = bugs
 
     def collect(self) -> Iterator[Metric]:
         yield self._active()
@@ -168,12 +171,15 @@ class _Scraped(Collector):
             f"{PREFIX}_media_ports_in_use", "Media ports taken by calls or resting after one.", value=in_use
         )
         yield GaugeMetricFamily(f"{PREFIX}_media_ports_limit", "Media ports in the configured range.", value=limit)
+        bugs = self._bugs() + self._relay.faults()[0]
+        yield CounterMetricFamily(
+            f"{PREFIX}_bugs", "Faults of our own, each contained to one input or call.", value=bugs
+        )
 
     def _active(self) -> Metric:
         family = GaugeMetricFamily(f"{PREFIX}_calls_active", "Calls in progress, ringing ones included.", labels=CALL)
-        tally = Tally((call["carrier"], call["platform"], call["direction"]) for call in self._live_calls())
-        for labels, count in tally.items():
-            family.add_metric([label or "" for label in labels], count)
+        for labels, count in Tally(self._live_calls()).items():
+            family.add_metric(labels, count)
         return family
 
     def _streams(self, totals: Mapping[SessionLabel, Mapping[LegName, LegTotals]]) -> Iterator[Metric]:

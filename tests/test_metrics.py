@@ -73,7 +73,7 @@ def record(**changes: Any) -> dict[str, Any]:
         "post_dial_delay_seconds": 0.05,
         "answered_at": "2026-01-01T10:00:00.000Z",
         "duration": 65.0,
-        "attempts": [{"target": "sales", "status": 503, "seconds": 0.1}, {"target": "support", "status": 200}],
+        "attempts": [{"peer": "sales", "status": 503, "seconds": 0.1}, {"peer": "support", "status": 200}],
         "legs": {"carrier": leg, "platform": leg},
         **changes,
     }
@@ -81,7 +81,7 @@ def record(**changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def metrics() -> Metrics:
-    live = {"carrier": "main", "platform": "support", "direction": "inbound"}
+    live = ("main", "support", "inbound")
     return Metrics(BusyRelay(), lambda: [live, live])
 
 

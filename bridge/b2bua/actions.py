@@ -54,6 +54,14 @@ class UpdateSession:
 
 
 @dataclass(frozen=True, slots=True)
+class RelabelSession:
+    """The call has moved to another target: its media counts for another label from now on."""
+
+    session: int
+    label: SessionLabel
+
+
+@dataclass(frozen=True, slots=True)
 class CloseSession:
     session: int
 
@@ -95,7 +103,7 @@ class Trace:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-Action = Transmit | Resolve | OpenSession | UpdateSession | CloseSession | TapSession | Record | Trace
+Action = Transmit | Resolve | OpenSession | UpdateSession | RelabelSession | CloseSession | TapSession | Record | Trace
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from bridge.b2bua.actions import (
     CloseSession,
     OpenSession,
     Query,
+    RelabelSession,
     Resolution,
     Resolve,
     Trace,
@@ -114,7 +115,7 @@ class Call:
         self.caller, self._dialled, self._targets = caller, dialled, targets
         self._note_leg(caller)
         self._exchange.set_timer(self, Timer.RINGING, now + caller.peer.profile.ringing_after)
-        self._exchange.act(OpenSession(self.session, SessionLabel(self.record.carrier, self.record.platform)))
+        self._exchange.act(OpenSession(self.session, self._label))
 
     def refuse(self, caller: Leg, cause: Cause, reason: Reason, now: float, headers: tuple[Header, ...] = ()) -> None:
         """Turn the caller away before anything was begun."""
@@ -451,14 +452,23 @@ class Call:
     def _note_leg(self, leg: Leg) -> None:
         host, port = leg.flow.remote
         self.record.legs[leg.name] = LegFacts(leg.call_id, f"{host}:{port}", leg.flow.transport)
+        label = self._label
         if leg.peer.kind == "carrier":
             self.record.carrier = leg.peer.name
         else:
             self.record.platform = leg.peer.name
+        if self._ports is not None and self._label != label:
+            self._exchange.act(RelabelSession(self.session, self._label))
+
+    @property
+    def _label(self) -> SessionLabel:
+        return SessionLabel(self.record.carrier, self.record.platform)
 
     def _note_attempt(self, status: int, now: float) -> None:
         if self._attempt is not None:
-            self.record.attempts.append(Attempt(str(self._attempt), status, now - self._attempt_at))
+            self.record.attempts.append(
+                Attempt(self._attempt.peer.name, str(self._attempt), status, now - self._attempt_at)
+            )
 
     def _note_ringing(self, now: float) -> None:
         if self.record.ringing_at is None:

@@ -207,6 +207,10 @@ class Core:
         """Return the live calls as records that are not finished, with their ``state``."""
         return [{**call.record.as_json(self._wall_offset), "state": call.state.value} for call in self._calls.values()]
 
+    def live(self) -> list[tuple[str, str, str]]:
+        """Return carrier, platform and direction of every live call."""
+        return [(call.record.carrier, call.record.platform, call.record.direction) for call in self._calls.values()]
+
     def session(self, call: str) -> int | None:
         """Return the relay session of a live call."""
         found = self._calls.get(call)

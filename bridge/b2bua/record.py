@@ -76,12 +76,13 @@ def reason_of(status: int) -> Reason:
 class Attempt:
     """One target that was tried: ``status`` is its final response, 408 for none, 200 for the one that answered."""
 
+    peer: str
     target: str
     status: int
     seconds: float
 
     def as_json(self) -> dict[str, Any]:
-        return {"target": self.target, "status": self.status, "seconds": round(self.seconds, 3)}
+        return {"peer": self.peer, "target": self.target, "status": self.status, "seconds": round(self.seconds, 3)}
 
 
 @dataclass(slots=True)

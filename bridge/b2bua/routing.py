@@ -98,7 +98,7 @@ class Target:
         return f"{host}:{self.host.port}" if self.host.port else host
 
     def __str__(self) -> str:
-        return f"{self.peer.name} ({self.authority};transport={self.transport})"
+        return f"sip:{self.authority};transport={self.transport}"
 
 
 class Routes:

@@ -83,6 +83,9 @@ class NativeRelay:
         except (ValueError, OverflowError, TypeError) as error:
             raise RelayError(f"media that can't be relayed: {error}") from error
 
+    def relabel(self, session: int, label: SessionLabel) -> None:
+        self._native.relabel(session, label.carrier, label.platform)
+
     def close(self, session: int) -> None:
         self._native.close(session)
 

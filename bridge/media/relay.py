@@ -1,7 +1,7 @@
 """The relay contract: what signalling may ask of a media relay, and what it hears back.
 
 Every backend implements `Relay` and passes the contract tests in tests/media/. Legs are named by the side they face:
-``carrier`` or ``platform``. Times are monotonic seconds of the machine (CLOCK_MONOTONIC) unless the name says otherwise.
+``carrier`` or ``platform``. Times are seconds of the machine's CLOCK_MONOTONIC unless the name says otherwise.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class LegMedia:
     window, in which the source may still replace what is latched; after it the socket is connected.
     ``fill_after_ms``: silence frames go to this peer once nothing was sent to it for so long; None: no fill. Fill
     starts at once (first frame right away) if nothing has ever been sent to the peer. ``fill_payload_type`` names the
-    G.711 format of those frames and must be in ``payloads``. ``silent_after``: seconds without RTP and RTCP from this peer
-    after which `MediaSilent` is reported, once for each silence; counted from the update that sets it. None: never.
+    G.711 format of those frames and must be in ``payloads``. ``silent_after``: seconds without RTP and RTCP from the
+    peer after which `MediaSilent` is reported, once for each silence; counted from the update that sets it. None: never.
     """
 
     remote_rtp: Address | None
@@ -89,11 +89,12 @@ class RtcpReport:
 
 @dataclass(frozen=True, slots=True)
 class LegReport:
-    """Count what happened on one leg. Received and lost concern what came from the peer; sent and filled what went to it.
+    """Count what happened on one leg: received and lost concern what came from the peer, sent and filled what went.
 
     ``lost`` = expected - received by RFC 3550 A.3, summed over the SSRCs seen, never below 0. Duplicates do not count
     as received. ``sent`` includes ``filled``. ``refused`` maps a reason (``stranger``, ``not-rtp``, ``payload-type``,
-    ``not-negotiated``, ``rtcp-stranger``, ``send-error`` …) to a count of packets. ``longest_gap_ms`` is the longest time
+    ``not-negotiated``, ``rtcp-stranger``, ``send-error`` …) to a count of packets. What comes after the call
+    (``after-call``) is in the totals only. ``longest_gap_ms`` is the longest time
     between two arriving RTP packets, ``longest_sent_gap_ms`` between two departing ones.
     """
 
@@ -206,6 +207,9 @@ class Relay(Protocol):
     def update(self, session: int, leg: LegName, media: LegMedia) -> None:
         """Replace what is known of one leg's media. An unknown session is ignored (it has just been closed)."""
 
+    def relabel(self, session: int, label: SessionLabel) -> None:
+        """Let another label count the session from now on: the call has moved to another target."""
+
     def close(self, session: int) -> None:
         """End the session; RTCP BYE goes to both peers and `SessionClosed` follows among the events."""
 
@@ -223,6 +227,9 @@ class Relay(Protocol):
 
     def ports(self) -> tuple[int, int]:
         """Return (ports in use, quarantine included; ports in the range)."""
+
+    def faults(self) -> tuple[int, int]:
+        """Return (bugs of the relay that ended a session, packets that captures had to leave out)."""
 
     def stop(self) -> None:
         """End every session and the threads; returns when they have ended."""

@@ -25,6 +25,7 @@ from bridge.b2bua.actions import (
     OpenSession,
     Query,
     Record,
+    RelabelSession,
     Resolution,
     Resolve,
     TapSession,
@@ -157,6 +158,8 @@ class Driver:
                 self._relay.update(action.session, action.leg, action.media)
             case OpenSession():
                 self._input(self._core.relay_event, self._open(action))
+            case RelabelSession():
+                self._relay.relabel(action.session, action.label)
             case CloseSession():
                 self._relay.close(action.session)
             case Resolve():

@@ -63,7 +63,7 @@ class Desk:
         recent = RecentCalls(0.0)
         recent(Record(ENDED))
         self.records.append(ENDED)
-        metrics = Metrics(relay, lambda: self.live)
+        metrics = Metrics(relay, list)
         api = Api("lab", self, self._command, recent, self.records, metrics, relay, self.captures, _at_once)
         self.site = AdminSite(api.operations(), TOKEN, loopback, MemoryReactorClock())
         self.operations = api.operations()

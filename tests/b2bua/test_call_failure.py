@@ -26,6 +26,7 @@ def test_the_next_target_is_tried_with_a_new_call_id_and_tag() -> None:
     assert world.carrier.statuses()[-1] == 200
     assert [attempt["status"] for attempt in world.core.calls()[0]["attempts"]] == [503, 200]
     assert world.core.calls()[0]["platform"] == "sales"
+    assert world.relay.labels[1].platform == "sales"
 
 
 @pytest.mark.parametrize("status", [486, 603])

@@ -15,6 +15,7 @@ from bridge.b2bua.actions import (
     Command,
     OpenSession,
     Record,
+    RelabelSession,
     Resolution,
     Resolve,
     TapSession,
@@ -137,6 +138,8 @@ class VirtualNetwork:
                     self.core.relay_event(self.relay.open(session, label), self.now)
                 case UpdateSession(session, leg, media):
                     self.relay.update(session, leg, media)
+                case RelabelSession(session, label):
+                    self.relay.relabel(session, label)
                 case CloseSession(session):
                     self.relay.close(session)
                 case TapSession(session, path):

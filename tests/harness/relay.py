@@ -49,6 +49,9 @@ class FakeRelay:
             self.media[session][leg] = media
             self.updates.append((session, leg, media))
 
+    def relabel(self, session: int, label: SessionLabel) -> None:
+        self.labels[session] = label
+
     def close(self, session: int) -> None:
         if self.open_sessions.pop(session, None) is not None and self.answers:
             empty = LegReport()
@@ -69,6 +72,9 @@ class FakeRelay:
 
     def ports(self) -> tuple[int, int]:
         return 4 * len(self.open_sessions), 4 * self.capacity
+
+    def faults(self) -> tuple[int, int]:
+        return 0, 0
 
     def stop(self) -> None:
         self.open_sessions.clear()

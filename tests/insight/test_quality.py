@@ -16,7 +16,7 @@ def test_mos_stays_within_its_scale() -> None:
     values = [mos(r / 10) for r in range(-100, 1100)]
     assert min(values) == 1.0
     assert max(values) <= 4.5
-    assert [mos(r) for r in range(0, 94)] == sorted(mos(r) for r in range(0, 94))
+    assert [mos(r) for r in range(94)] == sorted(mos(r) for r in range(94))
 
 
 def test_a_clean_call_on_a_short_path_is_rated_best() -> None:

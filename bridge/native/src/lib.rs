@@ -13,6 +13,7 @@ pub mod ports;
 mod python;
 pub mod random;
 pub mod relay;
+pub mod rest;
 pub mod rtcp;
 pub mod rtp;
 pub mod session;

@@ -278,6 +278,11 @@ impl Relay {
         Ok(())
     }
 
+    /// Count the session for other labels from now on.
+    fn relabel(&self, session: u64, carrier: String, platform: String) {
+        self.lock().relabel(session, Label { carrier, platform });
+    }
+
     fn close(&self, session: u64) {
         self.lock().close(session);
     }

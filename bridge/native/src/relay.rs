@@ -3,7 +3,7 @@
 use crate::egress::Beginning;
 use crate::ports::Ports;
 use crate::random::Random;
-use crate::session::{Identity, LegMedia, LegReport, Session, Side};
+use crate::session::{Identity, LegMedia, LegReport, Refusal, Session, Side};
 use crate::sys::{self, Socket, Wake};
 use crate::tap::Tap;
 use crate::worker::{Command, LegSockets, LegTotals, Opening, SNAPSHOT_WAIT, Worker};
@@ -114,6 +114,14 @@ impl Shared {
         }
     }
 
+    /// Count packets that came after their call, by side.
+    pub fn add_after_call(&self, label: usize, came: [u64; 2]) {
+        let mut totals = lock(&self.totals);
+        for (total, came) in totals[label].1.iter_mut().zip(came) {
+            total.refused[Refusal::AfterCall as usize] += came;
+        }
+    }
+
     pub fn give_back(&self, pairs: [u16; 2], now: u64) {
         let mut ports = lock(&self.ports);
         for pair in pairs {
@@ -131,11 +139,11 @@ struct WorkerHandle {
 }
 
 impl WorkerHandle {
-    fn start(number: usize, shared: Arc<Shared>) -> io::Result<Self> {
+    fn start(number: usize, shared: Arc<Shared>, quarantine: u64) -> io::Result<Self> {
         let (commands, inbox) = channel();
         let wake = Arc::new(Wake::new()?);
         let load = Arc::new(AtomicUsize::new(0));
-        let worker = Worker::new(shared, load.clone(), inbox, wake.clone())?;
+        let worker = Worker::new(shared, load.clone(), inbox, wake.clone(), quarantine)?;
         let thread = thread::Builder::new().name(format!("relay-{number}")).spawn(move || worker.run())?;
         Ok(WorkerHandle { commands, wake, load, thread: Some(thread) })
     }
@@ -176,7 +184,8 @@ impl Relay {
         let (low, high) = settings.ports;
         let ports = Ports::new(low, high, settings.quarantine, Random::new(seed));
         let shared = Arc::new(Shared::new(ports, wake));
-        let workers = (0..settings.workers.max(1)).map(|number| WorkerHandle::start(number, shared.clone()));
+        let start = |number| WorkerHandle::start(number, shared.clone(), settings.quarantine);
+        let workers = (0..settings.workers.max(1)).map(start);
         let workers = workers.collect::<io::Result<Vec<_>>>()?;
         Ok(Relay { address: settings.address, shared, workers, sessions: HashMap::new() })
     }
@@ -248,6 +257,13 @@ impl Relay {
     pub fn update(&self, session: u64, side: Side, media: LegMedia) {
         if let Some(worker) = self.worker(session) {
             worker.tell(Command::Update { session, side, media: Box::new(media) });
+        }
+    }
+
+    /// Let the totals of another label count the session from now on.
+    pub fn relabel(&self, session: u64, label: Label) {
+        if let Some(worker) = self.worker(session) {
+            worker.tell(Command::Relabel { session, label: self.shared.intern(label) });
         }
     }
 

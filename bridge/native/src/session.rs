@@ -48,10 +48,11 @@ pub enum Refusal {
     Held,
     NoDestination,
     SendError,
+    AfterCall,
 }
 
 impl Refusal {
-    pub const ALL: [Refusal; 11] = [
+    pub const ALL: [Refusal; 12] = [
         Refusal::Stranger,
         Refusal::RtcpStranger,
         Refusal::NotRtp,
@@ -63,6 +64,7 @@ impl Refusal {
         Refusal::Held,
         Refusal::NoDestination,
         Refusal::SendError,
+        Refusal::AfterCall,
     ];
 
     pub fn name(self) -> &'static str {
@@ -78,6 +80,7 @@ impl Refusal {
             Refusal::Held => "held",
             Refusal::NoDestination => "no-destination",
             Refusal::SendError => "send-error",
+            Refusal::AfterCall => "after-call",
         }
     }
 }

@@ -99,6 +99,11 @@ impl Poll {
         self.add(socket.0.as_fd(), token)
     }
 
+    /// Give a watched socket another token.
+    pub fn rename_socket(&self, socket: &Socket, token: u64) -> io::Result<()> {
+        Ok(epoll::modify(&self.epoll, &socket.0, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?)
+    }
+
     fn add(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
         Ok(epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?)
     }

@@ -4,6 +4,7 @@
 //! allocated for a packet, and no lock is taken for one: totals are handed over once a second, events once a wake-up.
 
 use crate::relay::{Event, SessionReport, Shared};
+use crate::rest::Resting;
 use crate::session::{Action, Channel, LegMedia, LegReport, Output, Refused, Session, Side};
 use crate::sys::{self, Poll, Received, Socket, Wake};
 use crate::tap::{Record, Tap};
@@ -32,6 +33,7 @@ const PACE: u64 = 300_000;
 pub enum Command {
     Open(Box<Opening>),
     Update { session: u64, side: Side, media: Box<LegMedia> },
+    Relabel { session: u64, label: usize },
     Close { session: u64 },
     Tap { session: u64, tap: Option<Tap> },
     Snapshot { session: u64, reply: SyncSender<Option<Box<SessionReport>>> },
@@ -146,6 +148,8 @@ enum Door {
     Rtp,
     Rtcp,
     Beside,
+    /// An RTP socket at rest; the index is then the number among the resting.
+    AfterCall,
 }
 
 #[derive(Clone, Copy)]
@@ -171,7 +175,8 @@ impl Token {
             door: match token & 3 {
                 0 => Door::Rtp,
                 1 => Door::Rtcp,
-                _ => Door::Beside,
+                2 => Door::Beside,
+                _ => Door::AfterCall,
             },
         }
     }
@@ -217,6 +222,7 @@ pub struct Worker {
     ids: HashMap<u64, u32>,
     deadlines: BinaryHeap<Reverse<(u64, u32, u32)>>,
     flush_at: u64,
+    resting: Resting,
     out: Output,
     buffer: Box<[u8; BUFFER]>,
     events: Vec<Event>,
@@ -230,6 +236,7 @@ impl Worker {
         load: Arc<AtomicUsize>,
         commands: Receiver<Command>,
         wake: Arc<Wake>,
+        quarantine: u64,
     ) -> std::io::Result<Self> {
         let poll = Poll::new()?;
         poll.add_wake(&wake, WAKE)?;
@@ -244,6 +251,8 @@ impl Worker {
             ids: HashMap::new(),
             deadlines: BinaryHeap::new(),
             flush_at: 0,
+            // A little less than the ports rest, so that the sockets are closed when the ports serve again.
+            resting: Resting::new(quarantine / 10 * 9),
             out: Output::default(),
             buffer: Box::new([0; BUFFER]),
             events: Vec::new(),
@@ -271,7 +280,10 @@ impl Worker {
             }
             let now = sys::now();
             self.serve_deadlines(now);
-            if !self.ids.is_empty() && now >= self.flush_at {
+            while let Some(rest) = self.resting.rested(now) {
+                self.shared.add_after_call(rest.label, rest.came);
+            }
+            if self.has_counts() && now >= self.flush_at {
                 self.flush();
                 self.flush_at = now + SECOND;
             }
@@ -287,8 +299,17 @@ impl Worker {
     /// Nanoseconds until something is due; None: sleep until a descriptor wakes us.
     fn timeout(&self, now: u64) -> Option<u64> {
         let deadline = self.deadlines.peek().map(|Reverse((at, ..))| *at);
-        let flush = (!self.ids.is_empty()).then_some(self.flush_at);
-        deadline.into_iter().chain(flush).min().map(|at| at.saturating_sub(now))
+        let flush = self.has_counts().then_some(self.flush_at);
+        deadline
+            .into_iter()
+            .chain(flush)
+            .chain(self.resting.next_timeout())
+            .min()
+            .map(|at| at.saturating_sub(now))
+    }
+
+    fn has_counts(&self) -> bool {
+        !self.ids.is_empty() || self.resting.next_timeout().is_some()
     }
 
     fn slot(&mut self, index: u32, generation: u32) -> Option<&mut Slot> {
@@ -310,6 +331,16 @@ impl Worker {
                         self.drive(index, generation, |slot, now, _, out| {
                             slot.session.update(side, *media, now, out)
                         });
+                    }
+                }
+                Command::Relabel { session, label } => {
+                    if let Some(slot) =
+                        self.ids.get(&session).and_then(|index| self.slots[*index as usize].1.as_mut())
+                    {
+                        // What was counted so far stays with the label that it was counted for.
+                        let report = SessionReport::of(&slot.session);
+                        self.shared.add_totals(slot.label, &mut slot.flushed, &report);
+                        slot.label = label;
                     }
                 }
                 Command::Close { session } => self.close(session),
@@ -362,12 +393,16 @@ impl Worker {
     /// Receive one datagram and let its session act on it.
     fn serve(&mut self, token: Token) {
         let Token { index, generation, side, door } = token;
+        if matches!(door, Door::AfterCall) {
+            self.serve_resting(index, side);
+            return;
+        }
         self.drive(index, generation, |slot, _, buffer, out| {
             let leg = &slot.legs[side as usize];
             let (socket, channel) = match door {
                 Door::Rtp => (Some(&leg.rtp), Channel::Rtp),
                 Door::Rtcp => (Some(&leg.rtcp), Channel::Rtcp),
-                Door::Beside => (leg.beside.as_ref(), Channel::Rtp),
+                Door::Beside | Door::AfterCall => (leg.beside.as_ref(), Channel::Rtp),
             };
             let Some(socket) = socket else { return };
             let (length, source) = match socket.receive(buffer) {
@@ -466,13 +501,38 @@ impl Worker {
         let mut flushed = slot.flushed;
         self.shared.add_totals(slot.label, &mut flushed, &report);
         let ports = slot.legs.each_ref().map(|leg| leg.port);
-        drop(slot); // the sockets close before their ports rest
-        self.shared.give_back(ports, sys::now());
+        let now = sys::now();
+        self.rest(slot.label, slot.legs.map(|leg| leg.rtp), now);
+        self.shared.give_back(ports, now);
         self.load.fetch_sub(1, Ordering::Relaxed);
         self.events.push(Event::Closed { session, report });
     }
 
+    /// Keep the RTP sockets of an ended session open, for everybody, while their ports rest.
+    fn rest(&mut self, label: usize, sockets: [Socket; 2], now: u64) {
+        let index = self.resting.next();
+        for (side, socket) in Side::BOTH.into_iter().zip(&sockets) {
+            socket.disconnect();
+            let token = Token { index, generation: 0, side, door: Door::AfterCall };
+            let _ = self.poll.rename_socket(socket, token.pack()); // unwatched, it counts nothing
+        }
+        if let Some(rest) = self.resting.push(label, sockets, now) {
+            self.shared.add_after_call(rest.label, rest.came);
+        }
+    }
+
+    fn serve_resting(&mut self, number: u32, side: Side) {
+        if let Some(rest) = self.resting.get(number)
+            && let Received::Datagram(..) = rest.sockets[side as usize].receive(&mut *self.buffer)
+        {
+            rest.came[side as usize] += 1;
+        }
+    }
+
     fn flush(&mut self) {
+        for rest in self.resting.iter_mut() {
+            self.shared.add_after_call(rest.label, std::mem::take(&mut rest.came));
+        }
         for (_, slot) in &mut self.slots {
             if let Some(slot) = slot {
                 let report = SessionReport::of(&slot.session);
@@ -560,7 +620,7 @@ mod tests {
         let ports = Ports::new(30_000, 30_007, 0, Random::new(1));
         let shared = Arc::new(Shared::new(ports, Wake::new().expect("eventfd")));
         let wake = Arc::new(Wake::new().expect("eventfd"));
-        Worker::new(shared, Arc::new(AtomicUsize::new(2)), channel().1, wake).expect("epoll")
+        Worker::new(shared, Arc::new(AtomicUsize::new(2)), channel().1, wake, 0).expect("epoll")
     }
 
     fn opening(worker: &Worker, id: u64) -> Opening {
