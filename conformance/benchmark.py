@@ -188,17 +188,21 @@ def signalling(tell: Tell) -> Iterator[Row]:
         ("Kamailio (stateful proxy, no media)", _kamailio),
     ):
         with Ground() as ground:
+            process, note, problem = None, "", ""
             try:
                 process, note = start(ground)
-                for rate in RATES:
-                    tell(f"signalling: {subject}, {rate} calls/s")
-                    rows[rate].append(_rate(ground, program, process, subject, rate, note))
             except (Absent, StageError) as error:
-                for rate in RATES[
-                    len([1 for found in rows.values() if any(one.subject == subject for one in found)]) :
-                ]:
-                    load = f"{rate} calls/s"
-                    rows[rate].append(Row("signalling", subject, load, None, "ms/call", note=str(error)))
+                problem = str(error)
+            for rate in RATES:
+                load = f"{rate} calls/s"
+                try:
+                    if process is None or problem:
+                        raise StageError(problem)
+                    tell(f"signalling: {subject}, {load}")
+                    rows[rate].append(_rate(ground, program, process, subject, rate, note))
+                except StageError as error:
+                    problem = str(error)
+                    rows[rate].append(Row("signalling", subject, load, None, "ms/call", note=problem))
     for found in rows.values():
         yield from _with_ratio(found)
 

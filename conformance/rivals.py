@@ -41,7 +41,7 @@ def version(command: Sequence[str]) -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return "?"
-    found = re.search(r"\d+\.\d+[\w.+:~-]*", done.stdout + done.stderr)
+    found = re.search(r"\d+(?:\.\d+)+", done.stdout + done.stderr)
     return found.group(0) if found else "?"
 
 
@@ -125,7 +125,11 @@ loadmodule "siputils.so"
 loadmodule "textops.so"
 request_route {{
     if (!mf_process_maxfwd_header("10")) {{ sl_send_reply("483", "Too Many Hops"); exit; }}
-    if (has_totag()) {{ loose_route(); t_relay(); exit; }}
+    if (has_totag()) {{
+        if (!loose_route()) {{ $du = "sip:{platform}:5060"; }}
+        t_relay();
+        exit;
+    }}
     record_route();
     $du = "sip:{platform}:5060";
     t_relay();

@@ -100,11 +100,12 @@ class Process:
                 )
         except OSError as error:
             raise StageError(f"{name} cannot be started: {error.strerror or error}") from None
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self.popen.stdout is not None
-        with contextlib.suppress(ValueError, OSError):
+        with contextlib.suppress(ValueError, OSError), self.popen.stdout:
             for line in self.popen.stdout:
                 self._lines.put(line.rstrip("\n"))
         self._lines.put(None)
@@ -164,13 +165,15 @@ class Process:
                 self.popen.send_signal(number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.popen.wait(wait)
-        return self.popen.wait(5.0)
+        status = self.popen.wait(5.0)
+        self._reader.join(2.0)
+        return status
 
     def kill(self) -> None:
         """End it at once, as a crash would."""
         with contextlib.suppress(ProcessLookupError):
             self.popen.kill()
-        self.popen.wait(5.0)
+        self.stop(0.0)
 
     # What the kernel says of it.
 

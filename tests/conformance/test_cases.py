@@ -1,0 +1,25 @@
+"""The conformance suite as tests, with its short loads: `make conformance` plays the long ones too.
+
+Among them are rows R04, R05, R06, R07, R08, R09, R12, R14, R17, R19 and T05 from outside, SIPp, baresip and tshark.
+"""
+
+import pytest
+
+from conformance.ground import Ground
+from conformance.runner import Result, cases, play
+
+pytestmark = [pytest.mark.sockets, pytest.mark.interop, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def ground():
+    with Ground(thorough=False) as ground:
+        yield ground
+
+
+@pytest.mark.parametrize("one", [pytest.param(one, id=one.id) for one in cases() if not one.load])
+def test_case(one, ground):
+    verdict = play(one, ground)
+    if verdict.result is Result.NOT_APPLICABLE:
+        pytest.skip(verdict.reason)
+    assert verdict.result is Result.PASSED, verdict.reason

@@ -1,0 +1,97 @@
+"""`trunkbridge demo` as a user runs it: the real command, real processes, real audio."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bridge.cli.demo import _row, _summary
+from conformance.demonstration import Outcome
+
+pytestmark = [pytest.mark.sockets, pytest.mark.slow]
+
+ROOT = str(Path(__file__).resolve().parents[2])
+
+
+def start(arguments, directory):
+    return subprocess.Popen(
+        [sys.executable, "-m", "bridge", "demo", *arguments],
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": ROOT},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("demo")
+    with start(["--calls", "4", "--seconds", "12", "--json"], directory) as process:
+        out, err = process.communicate(timeout=60)
+    return process.returncode, json.loads(out), err, list(directory.iterdir())
+
+
+def test_every_call_has_audio_both_ways(shown):
+    status, told, err, left = shown
+    assert status == 0, err
+    assert told["ok"] is True
+    assert len(told["calls"]) == 4
+    for call in told["calls"]:
+        assert call["result"] == "completed"
+        for side in ("platform", "caller"):
+            assert call["heard"][side]["correlation"] > 0.95
+            assert -30 < call["heard"][side]["level_dbov"] < -18
+    assert not left  # nothing stays in the directory it was run in
+    assert "answered" in err  # progress
+
+
+def test_no_stream_has_a_hole_though_the_agents_send_nothing(shown):
+    for call in shown[1]["calls"]:
+        assert call["platform_silence_ms"] >= 2000
+        assert call["longest_gap_ms"]["toward_carrier"] <= 60
+        assert call["longest_gap_ms"]["toward_platform"] <= 60
+        for arrived in call["arrived"].values():
+            assert (arrived["sequence_gaps"], arrived["ssrcs"], arrived["duplicates"]) == (0, 1, 0)
+            assert 49 <= arrived["rate_low"] <= arrived["rate_high"] <= 51
+
+
+def test_both_platforms_are_called_as_they_want_to_be(shown):
+    uris = {call["platform"]: call["request_uri"] for call in shown[1]["calls"]}
+    assert uris["vapi"].startswith("sip:support-agent@")
+    assert uris["retell"].startswith("sip:+14155550200@")
+
+
+def test_the_table_shows_every_call(shown):
+    calls = tuple(shown[1]["calls"])
+    rows = [_row(index, call) for index, call in enumerate(calls)]
+    assert "support line" in rows[0][0]
+    assert rows[0][1] == "caller → AI\nAI → caller"
+    assert "All 4 calls had audio both ways" in _summary(Outcome(calls, 1.0, 2.0))
+    deaf = {**calls[0], "heard": {**calls[0]["heard"], "caller": {**calls[0]["heard"]["caller"], "correlation": 0.1}}}
+    outcome = Outcome((deaf, *calls[1:]), 1.0, 2.0)
+    assert not outcome.ok
+    assert "call 1" in _summary(outcome)
+
+
+def test_an_interrupt_leaves_no_process_behind(tmp_path):
+    with start(["--calls", "2", "--seconds", "30"], tmp_path) as process:
+        children: list[str] = []
+        deadline = time.monotonic() + 30
+        while len(children) < 4 and time.monotonic() < deadline:
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            time.sleep(0.1)
+        time.sleep(1.0)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    assert len(children) == 4  # the bridge, two platforms, the carrier
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
