@@ -475,12 +475,13 @@ def test_a_thousand_calls_leak_no_descriptor_thread_or_port(bench: Bench) -> Non
 
     try:
         one(0)
+        eventually(lambda: relay.ports()[0] == 0)  # its sockets have rested
         descriptors, tasks = len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
         for session in range(1, 1001):
             one(session)
-        eventually(lambda: len(os.listdir("/proc/self/fd")) == descriptors)  # sockets rest with their ports
-        assert len(os.listdir("/proc/self/task")) == tasks
         eventually(lambda: relay.ports()[0] == 0)
+        assert len(os.listdir("/proc/self/fd")) == descriptors
+        assert len(os.listdir("/proc/self/task")) == tasks
     finally:
         for peer in peers:
             peer.close()
