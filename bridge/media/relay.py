@@ -60,7 +60,7 @@ class LegMedia:
     ``fill_after_ms``: silence frames go to this peer once nothing was sent to it for so long; None: no fill. Fill
     starts at once (first frame right away) if nothing has ever been sent to the peer. ``fill_payload_type`` names the
     G.711 format of those frames and must be in ``payloads``. ``silent_after``: seconds without RTP and RTCP from the
-    peer after which `MediaSilent` is reported, once for each silence, counted from the update that sets it; None: never.
+    peer after which `MediaSilent` is reported, once for each silence and counted from this update; None: never.
     """
 
     remote_rtp: Address | None
