@@ -60,7 +60,7 @@ def baresip(ground: Ground) -> str:
     (directory / "accounts").write_text(account + "\n")
     (directory / "contacts").write_text("")
     target = f"sip:{NUMBER}@{ground.address[0]}:{ground.address[1]}"
-    client = ground.stage.start("baresip", [program, "-f", str(directory), "-t", "14", "-e", f"/dial {target}"])
+    client = ground.stage.start("baresip", [program, "-f", str(directory), "-t", "20", "-e", f"/dial {target}"])
     callee = platform.take(platform.expect("INVITE", 8.0))
     callee.respond(180, "Ringing")
     callee.answer()
@@ -71,7 +71,7 @@ def baresip(ground: Ground) -> str:
     packets = _talk(platform, callee.invitation.audio.address, line, 6.0)
     callee.request("BYE")
     platform.expect("200 BYE", 3.0)
-    client.popen.wait(20.0)
+    client.stop(5.0)  # it writes its files when it is told to end
     by_platform = _found(said, packets)
     played = sorted(directory.glob("dump-*dec.wav"))
     require(bool(played), f"baresip wrote no file of what it heard: {sorted(one.name for one in directory.iterdir())}")
