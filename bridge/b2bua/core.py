@@ -320,10 +320,12 @@ class Core:
             leg = self._dialogs.get((request.call_id, tag))
             if leg is None or not self._belongs(leg, event.flow):  # T24
                 raise PeerError(481, "Call/Transaction Does Not Exist")
+            _check_extensions(request)
             leg.request(event, now)
         elif request.method == "INVITE":
             self._invite(event, now)
         elif request.method == "OPTIONS":
+            _check_extensions(request)
             response = capabilities(request, self._tokens.token(64))
             self._endpoint.respond(event.transaction, response, now)
         else:
@@ -540,7 +542,7 @@ class Core:
 
 
 def _check_extensions(request: Request) -> None:
-    """Refuse what the INVITE requires and we don't have (RFC 3261 §8.2.2.3, R17)."""
+    """Refuse what a request requires and we don't have (RFC 3261 §8.2.2.3, R17)."""
     required = [token for value in request.headers.get_all("Require") for token in split_list(value) if token]
     if required:
         raise PeerError(420, "Bad Extension", tuple(("Unsupported", token) for token in required))

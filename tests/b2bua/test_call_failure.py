@@ -335,6 +335,20 @@ def test_a_required_extension_is_420_with_its_name() -> None:
     assert refused.headers.get_all("Unsupported") == ["100rel", "nothing"]
 
 
+def test_a_required_extension_is_420_for_options_and_within_a_dialog_too() -> None:
+    """R17: RFC 4475 §3.3.5."""
+    world = World()
+    call = world.set_up()
+    world.carrier.within("BYE", call.asked, call.accepted, 2, headers={"Require": "nothing"})
+    world.run(0.1)
+    assert world.carrier.statuses("BYE") == [420]
+    assert world.core.active == 1
+    options = call.asked.encode().replace(b"INVITE", b"OPTIONS").replace(b"Max-", b"Require: nothing\r\nMax-")
+    world.carrier.send(options.replace(b"z9hG4bK", b"z9hG4bKother").replace(call.asked.call_id.encode(), b"another"))
+    world.run(0.1)
+    assert world.carrier.statuses("OPTIONS") == [420]
+
+
 def test_a_body_that_is_no_sdp_is_415_with_accept() -> None:
     """R17."""
     world = World()
