@@ -57,10 +57,12 @@ def machine() -> dict[str, str | int | float]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the bridge and of what loads it."""
+    """Return the versions of the bridge, of its peers and of what loads them."""
     from bridge import __version__
 
-    return {"trunkbridge": __version__, "sipp": rivals.version(["sipp", "-v"]) if shutil.which("sipp") else "absent"}
+    asked = {"sipp": "-v", "rtpengine": "--version", "kamailio": "-v"}
+    found = {name: rivals.version([name, option]) if shutil.which(name) else "absent" for name, option in asked.items()}
+    return {"trunkbridge": __version__, **found}
 
 
 def softirq_seconds() -> float:

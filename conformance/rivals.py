@@ -72,7 +72,6 @@ class Rtpengine:
         program = shutil.which("rtpengine")
         if program is None:
             raise Absent("rtpengine is not installed: apt-get install rtpengine-daemon")
-        self.version = version([program, "--version"])
         self._control = ("127.0.0.1", free_port("127.0.0.1"))
         command = [program, "--table=-1", f"--interface={host}", "--foreground", "--log-stderr", "--log-level=3"]
         command += [f"--listen-ng={self._control[0]}:{self._control[1]}", "--port-min=30000", "--port-max=39999"]
