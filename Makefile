@@ -36,7 +36,7 @@ RUST := Cargo.toml Cargo.lock $(shell find bridge/native -type f -not -path '*/t
 $(VENV)/.built: $(VENV)/.installed $(RUST) pyproject.toml
 	@command -v cargo >/dev/null || { echo "Rust (cargo) is needed: https://rustup.rs" >&2; exit 1; }
 	$(SAY) "Rust relay (release)"
-	@. $(BIN)/activate && maturin develop --release --locked --quiet
+	@. $(BIN)/activate && { said=$$(maturin develop --release --locked --quiet 2>&1) || { echo "$$said" >&2; exit 1; }; }
 	@touch $@
 
 build: $(VENV)/.built
