@@ -30,7 +30,7 @@ class Sources:
     def __init__(self, peers: Iterable[Peer]) -> None:
         self._peers: dict[str, Peer] = {}
         self._by_prefix: dict[tuple[int, int], dict[int, list[str]]] = {}
-        self._known: dict[str, tuple[Peer, ...]] = {}  # answers given, for the few addresses that peers signal from
+        self._known: dict[str, tuple[Peer, ...]] = {}  # answers given lately
         for peer in peers:
             self._peers[peer.name] = peer
             for network in peer.sources:
@@ -46,8 +46,9 @@ class Sources:
         found = self._known.get(address)
         if found is None:
             found = self._look_up(address)
-            if found and len(self._known) < _KNOWN_ADDRESSES:  # strangers are not remembered: they cost no memory
-                self._known[address] = found
+            if len(self._known) >= _KNOWN_ADDRESSES:  # strangers come from as many addresses as they like
+                self._known.clear()
+            self._known[address] = found
         return found
 
     def _look_up(self, address: str) -> tuple[Peer, ...]:

@@ -63,6 +63,8 @@ class UdpListener:
         except OSError:
             self._socket.close()
             raise
+        # One buffer for every datagram: recvfrom would take 64 KiB anew for each.
+        self._buffer = memoryview(bytearray(LARGEST))
         self.bound: Address = self._socket.getsockname()[:2]
         self._enlarge_buffers()
         self._reactor: IReactorFDSet | None = None
@@ -123,14 +125,14 @@ class UdpListener:
         assert receive is not None
         for _ in range(BATCH):
             try:
-                data, remote = self._socket.recvfrom(LARGEST)
+                length, remote = self._socket.recvfrom_into(self._buffer)
             except BlockingIOError:
                 return
             except OSError:
                 if not self._report_errors():
                     return
                 continue
-            receive(data, Flow("udp", self.bound, (remote[0], remote[1])))
+            receive(bytes(self._buffer[:length]), Flow("udp", self.bound, (remote[0], remote[1])))
             if self._reactor is None:
                 return
 
