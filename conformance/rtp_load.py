@@ -98,6 +98,7 @@ class RtpLoad:
     """Both ends of the media of many calls. ``addresses`` are what goes into the SDP of either side."""
 
     def __init__(self, hosts: tuple[str, str]) -> None:
+        self._sequence = 0
         self._libc = ctypes.CDLL(None, use_errno=True)
         self.sockets = [self._socket(host) for host in hosts]
         self.addresses: list[Address] = [one.getsockname() for one in self.sockets]
@@ -137,10 +138,11 @@ class RtpLoad:
                 continue
             late = max(late, elapsed - tick / 1000)
             for sock, slot in slots[2 * (tick % _SLOTS) : 2 * (tick % _SLOTS) + 2]:
-                slot.number(tick // _SLOTS)
+                slot.number(self._sequence + tick // _SLOTS)
                 sent += self._send(sock, slot)
             received += self._drain()
             tick += 1
+        self._sequence += tick // _SLOTS + 1  # the next run goes on where this one ends, as a source does
         spent = time.process_time() - cpu
         elapsed = time.monotonic() - begun
         time.sleep(0.05)
