@@ -77,7 +77,7 @@ bench: build
 	@missing=; for package in $(RIVALS) sip-tester; do dpkg -s $$package >/dev/null 2>&1 || missing="$$missing $$package"; done; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; } >/dev/null || true; fi
-	@$(BIN)/trunkbridge bench
+	@$(BIN)/trunkbridge bench --install-peers
 
 demo: build
 	@$(BIN)/trunkbridge demo
