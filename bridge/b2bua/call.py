@@ -185,6 +185,10 @@ class Call:
 
     def hang_up(self, cause: Cause, reason: Reason, ended_by: str, now: float) -> None:
         """End the call from outside: an operator, or a bug of ours."""
+        if self.state in (CallState.OPENING, CallState.DIALLING):  # the caller hears this as its final response
+            self.record.status = cause.status
+            if self.callee is not None:
+                self._note_attempt(487, now)
         self._end(cause, reason, ended_by, None, now)
 
     # -- looking for a target --------------------------------------------------------------------------------------
@@ -223,6 +227,7 @@ class Call:
         except PeerError as error:
             self._attempt_failed(Cause(error.status, error.reason), now)
             return
+        self._versions[name] += 1
         self.callee = Leg(
             name,
             target.peer,
@@ -326,6 +331,8 @@ class Call:
                 reason, ended_by = Reason.HANGUP, leg.name.value
             case 408 if event.cause.reason == "ACK missing":
                 reason, ended_by = Reason.NO_ACK, "bridge"
+            case 488:
+                reason, ended_by = Reason.CODEC, "bridge"
             case _:
                 reason, ended_by = Reason.PEER_LOST, "bridge"
         other = self.callee if leg is self.caller else self.caller
@@ -340,27 +347,36 @@ class Call:
         assert self.callee is not None
         self._answer_reoffer(self.callee, event.offer, now)
 
-    def _answer_reoffer(self, leg: Leg, offer: Description, now: float) -> None:
+    def _answer_reoffer(self, leg: Leg, offer: Description | None, now: float) -> None:
         """Answer a re-INVITE from what is agreed; the other leg is not touched (D23)."""
         assert leg.local_description is not None
         current, theirs = leg.local_description, leg.remote_description
+        if offer is None:  # it gets what is in use; the answer comes in the ACK
+            if len(current.media) == 1:  # RFC 6337 §5.3: all we can do, since a hold may end this way
+                current = make_offer(current, codec_policy(leg.peer), self._anchor(leg.name))
+            leg.accept_reoffer(None, self._unchanged_or(leg, current), now)
+            return
         answer, changed = local_answer(offer, current, self._anchor(leg.name), theirs)
         leg.accept_reoffer(offer, self._unchanged_or(leg, answer), now)
         if changed:
             self._update_media(now, fill=True)
 
     def _reoffer_answered(self, event: Answer, now: float) -> None:
-        self._update_media(now, fill=True)
+        try:
+            self._update_media(now, fill=True)
+        except PeerError as error:  # it took nothing of what we offered
+            self.hang_up(Cause(error.status, error.reason), Reason.CODEC, "bridge", now)
 
     # -- media -----------------------------------------------------------------------------------------------------
 
     def _anchor(self, name: LegName) -> Anchor:
         assert self._ports is not None
-        self._versions[name] += 1
-        return Anchor(self._exchange.media_address, self._ports.port(name), self.session, self._versions[name])
+        return Anchor(self._exchange.media_address, self._ports.port(name), self.session, self._versions[name] + 1)
 
     def _answer_for_caller(self, chosen: Description) -> Description:
         assert self.callee is not None
+        assert self.callee.local_description is not None
+        negotiated(self.callee.local_description, chosen)  # 488 for an answer that took nothing of our offer
         caller, offer = self.caller, self.caller.remote_description
         policy = codec_policy(self.callee.peer).within(codec_policy(caller.peer))
         anchor = self._anchor(caller.name)
@@ -371,7 +387,10 @@ class Call:
     def _unchanged_or(self, leg: Leg, description: Description) -> Description:
         """Return what the leg last said if this says no more: o= may rise only with a change (RFC 3264 §8)."""
         last = leg.local_description
-        return description if last is None or differs(description, last) else last
+        if last is not None and not differs(description, last):
+            return last
+        self._versions[leg.name] += 1
+        return description
 
     def _update_media(self, now: float, fill: bool) -> None:
         """Tell the relay what both legs have agreed."""

@@ -62,9 +62,9 @@ class Hangup:
 
 @dataclass(frozen=True, slots=True)
 class Reoffer:
-    """The peer offers a changed description within the call (re-INVITE)."""
+    """The peer offers a changed description within the call (re-INVITE); None: it wants our offer."""
 
-    offer: Description
+    offer: Description | None
 
 
 ControlEvent = Ringing | Progress | Answer | Reject | Hangup | Reoffer

@@ -13,6 +13,7 @@ from typing import Any
 
 from bridge.b2bua.actions import (
     Action,
+    CloseSession,
     Command,
     Drain,
     HangUp,
@@ -491,7 +492,7 @@ class Core:
             self._fail_call(call, now)
 
     def _fail(self, leg: Leg, now: float) -> None:
-        call = self._calls.get(self._call_of.get(leg.call_id, ""))
+        call = self._calls.get(leg.record_id)
         if call is not None:
             self._fail_call(call, now)
 
@@ -501,8 +502,9 @@ class Core:
             call.hang_up(Cause(500, "Server Internal Error"), Reason.BUG, "bridge", now)
         except Exception:
             self._bug(now)
-            self._calls.pop(call.record.id, None)
-            self._sessions.pop(call.session, None)
+            call.record.reason, call.record.ended_by, call.record.ended_at = Reason.BUG, "bridge", now
+            self._actions.append(CloseSession(call.session))
+            self._ended(call, None, now)
 
     def _bug(self, now: float) -> None:
         self._actions.append(Trace("bug", now, text=traceback.format_exc()))

@@ -171,6 +171,8 @@ class Leg:
     def hang_up(self, cause: Cause, headers: tuple[Header, ...], now: float) -> None:
         """Leave, in whatever way the state asks for: CANCEL, a final response, BYE, or BYE once the ACK is here."""
         match self.state:
+            case LegState.CALLING if self._invite is None or self._invite.final is not None:
+                self._end()  # a bug of ours struck between two steps: nothing is out that could be cancelled
             case LegState.CALLING:
                 assert self._invite is not None
                 self.state = LegState.CANCELLING
@@ -184,11 +186,12 @@ class Leg:
             case _:
                 pass
 
-    def accept_reoffer(self, offer: sdp.Description, description: sdp.Description, now: float) -> None:
-        """Answer the re-INVITE whose ``offer`` was reported by `Reoffer`."""
+    def accept_reoffer(self, offer: sdp.Description | None, description: sdp.Description, now: float) -> None:
+        """Answer the re-INVITE whose ``offer`` was reported by `Reoffer`; without one ``description`` is ours."""
         assert self._reinvited is not None
-        self.local_description, self.remote_description = description, offer
-        self.we_answered = True
+        self.local_description = description
+        if offer is not None:
+            self.remote_description, self.we_answered = offer, True
         self._respond(self._reinvited, 200, now, description)
 
     def probe(self, now: float) -> None:
@@ -203,7 +206,8 @@ class Leg:
         """Take a request of the peer's within the dialog. Raises PeerError, which becomes its response."""
         request = event.request
         event.transaction.owner = self
-        if self._dialog is None:
+        # RFC 3261 §12: the remote tag is part of the dialog's identity; another fork's BYE is not for this one
+        if self._dialog is None or self._dialog.remote_tag not in (None, request.from_.tag):
             raise PeerError(481, "Call/Transaction Does Not Exist")
         self._dialog.receive(request)  # R09: 500 for a CSeq that runs backwards
         match request.method:
@@ -219,18 +223,16 @@ class Leg:
     def acknowledged(self, request: Request, now: float) -> None:
         """Take the ACK for a 2xx of ours; an answer in it completes an offer we made."""
         if self._reinvited is not None and request.cseq.number == self._reinvited.request.cseq.number:
-            offerless = not self._reinvited.request.body
+            offered = not self._reinvited.request.body
             self._reinvited = None
-            if offerless and (answer := description_of(request)) is not None:
-                self.remote_description, self.we_answered = answer, False
-                self._receiver(self, Answer(answer), now)
+            if offered and self.state is LegState.CONFIRMED:
+                self._take_answer(request, now)
         elif self.state is LegState.ANSWERED:
             self.state = LegState.CONFIRMED
-            if not self.we_answered and (answer := description_of(request)) is not None:
-                self.remote_description = answer
-                self._receiver(self, Answer(answer), now)
             if self._departure is not None:
                 self._bye(*self._departure, now)
+            elif not self.we_answered:
+                self._take_answer(request, now)
 
     def cancelled(self, request: Request, transaction: ServerTransaction, now: float) -> None:
         """Take the CANCEL of the caller's INVITE; after a 200 of ours it has no effect (RFC 3261 §9.2)."""
@@ -256,17 +258,33 @@ class Leg:
         elif response.status in (401, 407) and self._retry_with_credentials(response, transaction, now):
             return
         elif response.status >= 200:
-            self._in_dialog_final(method, response.status, now)
+            # RFC 3261 §12.2.1.2: 481 and 408 end the dialog
+            self._in_dialog_final(method, response.status, response.status in (408, 481), now)
 
     def unanswered(self, transaction: ClientTransaction, status: int, now: float) -> None:
         """Take a time-out (408) or a transport error (503) as the response it stands for (RFC 3261 §8.1.3.1)."""
         if transaction.request.method != "INVITE":
-            self._in_dialog_final(transaction.request.method, status, now)
+            self._in_dialog_final(transaction.request.method, status, True, now)
         elif transaction is self._invite and self.state in (LegState.CALLING, LegState.CANCELLING):
             wanted = self.state is LegState.CALLING
             self._end()
             if wanted:
                 self._receiver(self, Reject(Cause(status, "No Response" if status == 408 else "Unreachable")), now)
+
+    def _take_answer(self, ack: Request, now: float) -> None:
+        """Take the answer to an offer of ours from the ACK; without a usable one there is no session (§13.2.2.4)."""
+        try:
+            answer = description_of(ack)
+        except PeerError:
+            answer = None
+            self.remote_description = None
+        if answer is not None:
+            self.remote_description, self.we_answered = answer, False
+            self._receiver(self, Answer(answer), now)
+        elif self.remote_description is None:  # else an offerless refresh that leaves things as they are
+            cause = Cause(488, "Not Acceptable Here")
+            self._bye(cause, (), now)
+            self._receiver(self, Hangup(cause), now)
 
     # -- the INVITE of ours ----------------------------------------------------------------------------------------
 
@@ -308,13 +326,20 @@ class Leg:
         if known is not None and known.remote_tag == response.to.tag:
             self._ack(known, now)
             return
-        dialog = Dialog.uac(request, response)
+        wanted = self.state is LegState.CALLING
+        try:
+            dialog = Dialog.uac(request, response)
+        except PeerError:  # a Record-Route that can't be read: there is no way to acknowledge this
+            if known is None and self.state is not LegState.ENDED:
+                self._end()
+            if wanted:
+                self._receiver(self, Reject(Cause(502, "Bad Gateway")), now)
+            return
         self._ack(dialog, now)
         if known is not None:
             self._endpoint.send_request(dialog.request("BYE"), self._dialog_flow(dialog), now)
             return
         self._dialog = dialog
-        wanted = self.state is LegState.CALLING
         self.state = LegState.CONFIRMED
         if not wanted:  # R08: the CANCEL crossed the 200
             self._bye(Cause(487, "Request Terminated"), (), now)
@@ -385,11 +410,11 @@ class Leg:
             self._credentials = [credentials]
         return Request(request.method, request.uri, headers, request.body)
 
-    def _in_dialog_final(self, method: str, status: int, now: float) -> None:
+    def _in_dialog_final(self, method: str, status: int, lost: bool, now: float) -> None:
         if method == "BYE":
             self._end()
-        elif method == "OPTIONS" and status in (408, 481, 503) and self.state is LegState.CONFIRMED:
-            self._end()  # RFC 3261 §12.2.1.2: 481 and 408 end the dialog
+        elif method == "OPTIONS" and lost and self.state is LegState.CONFIRMED:
+            self._end()
             self._receiver(self, Hangup(Cause(status, "Dialog Lost")), now)
 
     # -- requests of the peer's within the dialog ------------------------------------------------------------------
@@ -418,10 +443,7 @@ class Leg:
         offer = description_of(request)
         self._dialog.refresh_target(request)
         self._reinvited = event.transaction
-        if offer is not None:
-            self._receiver(self, Reoffer(offer), now)
-        elif self.local_description is not None:  # we offer what is agreed; the answer comes in the ACK
-            self._respond(event.transaction, 200, now, self.local_description)
+        self._receiver(self, Reoffer(offer), now)
 
     # -- responses of ours -----------------------------------------------------------------------------------------
 
@@ -462,7 +484,7 @@ class Leg:
         """Follow route set and remote target (D16); a private Contact seen through NAT yields to the packet source."""
         hop = dialog.next_hop()
         host, source = hop.host, self.flow.remote[0]
-        if not is_address(host):
+        if not is_address(host) or (":" in host) != (":" in source):  # the listener speaks one address family
             return self.flow
         if not dialog.route_set and is_private(host) and not is_private(source):
             return self.flow

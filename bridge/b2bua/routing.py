@@ -163,8 +163,11 @@ def dialled(request: Request, caller: Peer) -> Dialled:
     """Read number, caller and the headers that may pass from an INVITE. Raises PeerError."""
     uri = Uri.parse(request.uri)
     sender = request.from_
+    number = uri.user or request.to.uri.user
+    if not number:
+        raise PeerError(484, "Address Incomplete")
     return Dialled(
-        number=uri.user or request.to.uri.user or "",
+        number=number,
         caller=sender.uri.user or "anonymous",
         display=sender.display or "",
         max_forwards=max_forwards(request),
