@@ -49,7 +49,7 @@ from bridge.sdp.offer_answer import (
 )
 from bridge.sdp.session import Description
 from bridge.sip.events import Address, Flow
-from bridge.sip.message import Header
+from bridge.sip.message import REASONS, Header
 
 REPORT_FOR = 2.0  # seconds the relay has to report on a closed session before the record goes out without it
 SILENT_AFTER = 60.0  # seconds without RTP and RTCP after which a peer is asked whether it still lives
@@ -435,8 +435,9 @@ class Call:
         status = self.caller.peer.profile.responses.get(cause.status, cause.status)
         if not 400 <= status < 700:  # an unfollowed redirect (T09)
             status = 480
+        phrase = cause.reason if status == cause.status else REASONS.get(status, "")
         headers = (Header("Retry-After", str(retry_after)),) if retry_after is not None else ()
-        self.caller.reject(Cause(status, cause.reason, cause.reasons), now, headers)
+        self.caller.reject(Cause(status, phrase, cause.reasons), now, headers)
         self.record.status = status
         self._end(cause, reason, "bridge" if reason.result.value == "failed" else self._far_name(), self.caller, now)
 

@@ -194,5 +194,17 @@ def test_a_bug_while_the_platform_is_called_refuses_the_caller_and_leaves_nothin
     assert world.relay.open_sessions == {}
 
 
+def test_a_status_that_the_profile_changes_does_not_keep_the_phrase_of_the_other() -> None:
+    """D12: "503 Forbidden" would send whoever reads a trace the wrong way."""
+    world = World(carrier={"responses": {403: 503}})
+    world.carrier.invite()
+    world.run(0.1)
+    answer = world.platform.requests("INVITE")[0]
+    world.platform.respond(answer, 403)
+    world.run(0.1)
+    final = world.carrier.responses()[-1]
+    assert (final.status, final.reason) == (503, "Service Unavailable")
+
+
 def _version(body: bytes) -> int:
     return int(next(line for line in body.decode().splitlines() if line.startswith("o=")).split()[2])
