@@ -9,6 +9,7 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from bridge.b2bua.actions import (
@@ -168,8 +169,9 @@ class Core:
             case Drain():
                 self.draining = True
             case HangUp(None):
+                cause = Cause(503, "Shutting Down")
                 for call in list(self._calls.values()):
-                    call.hang_up(Cause(503, "Shutting Down"), Reason.OPERATOR, "operator", now)
+                    self._guard(call, partial(call.hang_up, cause, Reason.OPERATOR, "operator", now), now)
             case HangUp(call_id):
                 self._calls[call_id or ""].hang_up(Cause(480, "Ended"), Reason.OPERATOR, "operator", now)
             case Tap(call_id, path):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from bridge.b2bua.actions import HangUp
+from bridge.b2bua.leg import Leg
 from bridge.config import Route
 from bridge.media.relay import LegName, MediaSilent
 from bridge.sip.message import Request
@@ -204,6 +205,23 @@ def test_a_status_that_the_profile_changes_does_not_keep_the_phrase_of_the_other
     world.run(0.1)
     final = world.carrier.responses()[-1]
     assert (final.status, final.reason) == (503, "Service Unavailable")
+
+
+def test_a_bug_in_one_call_does_not_keep_the_operator_from_ending_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    first, _ = world.set_up(), world.set_up()
+    hang_up = Leg.hang_up
+
+    def broken(leg: Leg, *rest: Any) -> None:
+        if leg.call_id == first.asked.call_id:
+            raise RuntimeError("a bug")
+        hang_up(leg, *rest)
+
+    monkeypatch.setattr(Leg, "hang_up", broken)
+    world.network.command(HangUp(None))
+    world.run(3.0)
+    assert {record["reason"] for record in world.network.records} == {"operator", "bug"}
+    assert world.relay.open_sessions == {}
 
 
 def _version(body: bytes) -> int:
