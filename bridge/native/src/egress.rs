@@ -13,6 +13,9 @@ const SECOND: u64 = 1_000_000_000;
 /// An event whose end was lost is over when nothing was heard of it for so long (its updates come every 20 to 50 ms).
 const EVENT_SILENCE: u64 = 200_000_000;
 
+/// The longest that one segment of an event lasts, in ticks.
+const SEGMENT: u32 = 0xFFFF;
+
 /// How the source's timestamps became ours; all in ticks since the stream's first packet.
 #[derive(Clone, Debug)]
 struct Mapping {
@@ -35,6 +38,21 @@ struct Event {
     ended: bool,
     heard_at: u64,
     broken: bool,
+}
+
+impl Event {
+    /// Tell whether a packet belongs to this event. A long event steps into its next segment here, which adjoins the one
+    /// before (RFC 4733 §2.5.1.3).
+    fn includes(&mut self, run: u32, timestamp: u32, event_code: u8) -> bool {
+        if (self.run, self.event_code) != (run, event_code) {
+            return false;
+        }
+        if !self.ended && timestamp == self.source.wrapping_add(SEGMENT) {
+            self.source = timestamp;
+            self.ticks += u64::from(SEGMENT);
+        }
+        self.source == timestamp
+    }
 }
 
 /// How to send one packet of the source.
@@ -63,6 +81,7 @@ pub struct Egress {
     clock_rate: u32,
     /// The instant and the tick from which elapsed time counts: the first packet sent, or a change of clock rate.
     epoch: Option<(u64, u64)>,
+    /// The tick of `last_sent_at`: within an event it moves on, though the timestamp stands still.
     last_ticks: u64,
     end_ticks: u64,
     mapping: Option<Mapping>,
@@ -125,7 +144,7 @@ impl Egress {
         };
         if let Some(event) = format.event
             && let Some(known) = &mut self.event
-            && (known.run, known.source, known.event_code) == (run, packet.timestamp, event.event_code)
+            && known.includes(run, packet.timestamp, event.event_code)
         {
             if known.broken {
                 return None; // fill has gone out since: a packet of this event now would double the digit
@@ -259,7 +278,7 @@ impl Egress {
         };
         self.sequence = self.sequence.wrapping_add(1);
         let duration = format.event.map_or(format.duration, |event| u32::from(event.duration));
-        self.last_ticks = at_ticks;
+        self.last_ticks = at_ticks + format.event.map_or(0, |event| u64::from(event.duration));
         self.end_ticks = self.end_ticks.max(at_ticks + u64::from(duration));
         self.packets += 1;
         self.octets += payload as u64;
@@ -475,6 +494,20 @@ mod tests {
     }
 
     #[test]
+    fn a_long_event_goes_on_in_a_segment_that_adjoins_the_one_before() {
+        // R66, RFC 4733 §2.5.1.3: the next segment's timestamp is that of the last one and its full duration.
+        let mut line = Line::new();
+        line.audio(1, 0, 0, 0);
+        let first = line.event(1, 160, 160, false, 40 * MS).expect("sent");
+        line.event(2, 160, 0xFFFF, false, 8230 * MS).expect("sent");
+        let second = line.event(3, 160 + 0xFFFF, 400, false, 8280 * MS).expect("sent");
+        assert_eq!(step(first, second), (2, 0xFFFF));
+        assert!(!second.marker);
+        let more = line.event(4, 160 + 0xFFFF, 800, true, 8330 * MS).expect("sent");
+        assert_eq!(step(second, more), (1, 0));
+    }
+
+    #[test]
     fn an_event_forbids_fill_until_it_ends_or_falls_silent() {
         let mut line = Line::new();
         line.event(1, 160, 160, false, 0);
@@ -511,5 +544,25 @@ mod tests {
         let mut line = Line::new();
         let first = line.audio(1, 0, 0, 0).expect("sent");
         assert_eq!(timestamp_distance(first.timestamp, line.egress.timestamp_at(50 * MS)), 400);
+    }
+
+    #[test]
+    fn the_reports_timestamp_goes_on_through_an_event() {
+        let mut line = Line::new();
+        let first = line.audio(1, 0, 0, 0).expect("sent");
+        for update in 1..100u16 {
+            line.event(update, 160, 160 * update, false, (20 + 20 * u64::from(update)) * MS);
+        }
+        assert_eq!(timestamp_distance(first.timestamp, line.egress.timestamp_at(2000 * MS)), 16_000);
+    }
+
+    #[test]
+    fn what_was_overtaken_behind_a_jump_to_the_last_sequence_number_is_not_late() {
+        let mut line = Line::new();
+        line.audio(1, 30_000, 0, 0);
+        for (index, sequence) in [65_535u16, 0, 2, 1].into_iter().enumerate() {
+            let timestamp = 160 * (u32::from(sequence.wrapping_add(1)) + 1);
+            assert!(line.audio(1, sequence, timestamp, (20 + 20 * index as u64) * MS).is_some());
+        }
     }
 }

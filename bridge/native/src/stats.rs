@@ -210,7 +210,9 @@ impl Reception {
         };
         old.received -= 2;
         let mut new = Stream::new(packet, run, clock_rate);
-        new.base -= 1;
+        // The packet before keeps the number that it was forwarded under, also where the wrap lies between the two.
+        new.base = u32::from(packet.sequence.wrapping_sub(1)) + 0x1_0000;
+        new.highest = new.base + 1;
         new.seen = 3;
         new.received = 2;
         new.last = old.last;
