@@ -333,6 +333,20 @@ def test_what_comes_after_the_call_is_refused_and_counted(bench: Bench) -> None:
     assert call.platform.drain() == []
 
 
+def test_what_came_after_the_call_is_in_the_totals_when_the_relay_stops(bench: Bench) -> None:
+    """No count waits for a turn of the second that never comes."""
+    relay = bench.start(quarantine=5.0)
+    call = Call(bench)
+    relay.close(1)
+    bench.event(SessionClosed)
+    call.send(CARRIER, rtp(1, 160, b"p" * 160))
+    eventually(lambda: relay.totals()[LABEL][CARRIER].refused.get("after-call") == 1)
+    call.send(CARRIER, rtp(2, 320, b"p" * 160))
+    time.sleep(0.2)  # it is counted, but the next turn of the second is still far away
+    relay.stop()
+    assert relay.totals()[LABEL][CARRIER].refused["after-call"] == 2
+
+
 def test_a_session_that_moves_to_another_label_is_counted_there_from_then_on(bench: Bench, call: Call) -> None:
     moved = SessionLabel("main", "elsewhere")
     call.negotiate()

@@ -86,6 +86,8 @@ pub enum Source {
 #[derive(Clone, Debug, Default)]
 pub struct Latch {
     permission: Permission,
+    /// The last SDP address: one that a hold withdraws (0.0.0.0, RFC 3264 §8.4) and the resumption repeats has not moved.
+    named: Option<SocketAddr>,
     peer: Option<SocketAddr>,
     /// The peer before the SDP address changed: heard until the new one speaks (RFC 3264 §8.3.1, R33).
     former: Option<SocketAddr>,
@@ -98,7 +100,8 @@ pub struct Latch {
 impl Latch {
     /// Take what signalling now says. True if a fixed latch was opened again.
     pub fn permit(&mut self, permission: Permission, now: u64) -> bool {
-        let moved = permission.signalled.is_some() && permission.signalled != self.permission.signalled;
+        let moved = permission.signalled.is_some() && permission.signalled != self.named;
+        self.named = permission.signalled.or(self.named);
         self.permission = permission;
         if !moved || self.peer.is_none() {
             self.changed_at = if moved { now } else { self.changed_at };
@@ -174,16 +177,18 @@ impl Latch {
 #[derive(Clone, Debug, Default)]
 pub struct RtcpLatch {
     signalled: Option<SocketAddr>,
+    named: Option<SocketAddr>,
     peer: Option<SocketAddr>,
 }
 
 impl RtcpLatch {
     /// Take the signalled RTCP address; a changed one opens the latch.
     pub fn permit(&mut self, signalled: Option<SocketAddr>) {
-        if signalled != self.signalled {
-            self.signalled = signalled;
+        if signalled.is_some() && signalled != self.named {
+            self.named = signalled;
             self.peer = None;
         }
+        self.signalled = signalled;
     }
 
     /// Believe or refuse the source of a valid RTCP packet.

@@ -7,7 +7,7 @@ use crate::random::Random;
 use crate::rtcp::{self, Compound, Item, ReportBlock, Schedule, SenderInfo};
 use crate::rtp::{self, MAX_PAYLOAD, Packet, TelephoneEvent};
 use crate::session::{
-    Action, Channel, Encoding, FarReport, LegMedia, LegReport, Output, Payload, Refusal, Refused, Side,
+    Action, Channel, Encoding, FarReport, Kind, LegMedia, LegReport, Output, Payload, Refusal, Refused, Side,
 };
 use crate::silence::Silence;
 use crate::stats::{Arrival, Reception};
@@ -144,7 +144,7 @@ impl Leg {
         let frame = &frame[..samples.min(MAX_PAYLOAD)];
         self.filled += 1;
         self.sent_bytes += (rtp::HEADER + frame.len()) as u64;
-        out.rtp(self.side, to, header, frame, true);
+        out.rtp(self.side, to, header, frame, Kind::Fill);
     }
 
     /// Send a packet of the other leg's peer in this leg's stream.
@@ -179,7 +179,7 @@ impl Leg {
             self.fill.audio_sent(now, after, self.egress.ends_at());
         }
         self.sent_bytes += (rtp::HEADER + packet.payload.len()) as u64;
-        out.rtp(self.side, to, header, packet.payload, false);
+        out.rtp(self.side, to, header, packet.payload, Kind::Media);
         Ok(())
     }
 
@@ -207,7 +207,7 @@ impl Leg {
         let mux = self.media.as_ref().is_some_and(|media| media.rtcp_mux);
         let channel = if mux { Channel::Rtp } else { Channel::Rtcp };
         self.rtcp_sent += 1;
-        out.actions.push(Action::Send { side: self.side, channel, to, start, end, filled: false });
+        out.actions.push(Action::Send { side: self.side, channel, to, start, end, kind: Kind::Report });
     }
 
     pub fn receive_rtcp(
@@ -269,15 +269,15 @@ impl Leg {
     }
 
     /// Take back what the kernel did not send.
-    pub fn not_sent(&mut self, channel: Channel, octets: usize, filled: bool) {
+    pub fn not_sent(&mut self, kind: Kind, octets: usize) {
         self.refuse(Refusal::SendError);
-        match channel {
-            Channel::Rtp => {
+        match kind {
+            Kind::Media | Kind::Fill => {
                 self.egress.not_sent(octets.saturating_sub(rtp::HEADER));
                 self.sent_bytes = self.sent_bytes.saturating_sub(octets as u64);
-                self.filled -= u64::from(filled && self.filled > 0);
+                self.filled -= u64::from(kind == Kind::Fill && self.filled > 0);
             }
-            Channel::Rtcp => self.rtcp_sent = self.rtcp_sent.saturating_sub(1),
+            Kind::Report => self.rtcp_sent = self.rtcp_sent.saturating_sub(1),
         }
     }
 
@@ -366,11 +366,12 @@ impl Leg {
         if judged == Source::Peer {
             self.silence.heard(now);
         }
-        if !media.may_receive {
-            return Err(Refusal::NotNegotiated);
-        }
+        let may_receive = media.may_receive;
         let payload = media.payload(packet.payload_type).copied();
         if judged == Source::Candidate {
+            if !may_receive {
+                return Err(Refusal::NotNegotiated);
+            }
             // T01: the proof is RTP of a negotiated type with a plausible length, nothing less.
             let payload = payload.ok_or(Refusal::PayloadType)?;
             if !is_plausible(&payload, packet.payload.len()) {
@@ -390,6 +391,10 @@ impl Leg {
         });
         // What can't be forwarded is heard all the same: it has a sequence number, and would else look lost.
         let arrival = self.reception.hear(&packet, datagram.len(), clock_rate, audio, now);
+        if !may_receive {
+            self.reception.pause();
+            return Err(Refusal::NotNegotiated);
+        }
         match arrival {
             Arrival::Duplicate => return Ok(()),
             Arrival::Stale => return Err(Refusal::Late),

@@ -147,11 +147,22 @@ impl LegMedia {
     }
 }
 
+/// What a packet of ours carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The other peer's audio or event.
+    Media,
+    /// A silence frame of ours.
+    Fill,
+    /// RTCP.
+    Report,
+}
+
 /// What the worker has to do, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Send `Output::bytes[start..end]`. `filled`: it is a silence frame of ours.
-    Send { side: Side, channel: Channel, to: SocketAddr, start: usize, end: usize, filled: bool },
+    /// Send `Output::bytes[start..end]`.
+    Send { side: Side, channel: Channel, to: SocketAddr, start: usize, end: usize, kind: Kind },
     /// Connect the RTP socket to the latched source and catch strangers beside it.
     Connect { side: Side, to: SocketAddr },
     /// Disconnect the RTP socket: the latch is open again.
@@ -175,12 +186,12 @@ impl Output {
         self.actions.clear();
     }
 
-    pub fn rtp(&mut self, side: Side, to: SocketAddr, header: rtp::Header, payload: &[u8], filled: bool) {
+    pub fn rtp(&mut self, side: Side, to: SocketAddr, header: rtp::Header, payload: &[u8], kind: Kind) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&header.encode());
         self.bytes.extend_from_slice(payload);
         let end = self.bytes.len();
-        self.actions.push(Action::Send { side, channel: Channel::Rtp, to, start, end, filled });
+        self.actions.push(Action::Send { side, channel: Channel::Rtp, to, start, end, kind });
     }
 }
 
@@ -299,8 +310,8 @@ impl Session {
     }
 
     /// Take back what the kernel did not send.
-    pub fn not_sent(&mut self, side: Side, channel: Channel, octets: usize, filled: bool) {
-        self.legs[side as usize].not_sent(channel, octets, filled);
+    pub fn not_sent(&mut self, side: Side, kind: Kind, octets: usize) {
+        self.legs[side as usize].not_sent(kind, octets);
     }
 
     /// Do what is due: fill frames, RTCP reports, latches that come to rest.

@@ -293,6 +293,7 @@ impl Worker {
         for session in open {
             self.close(session);
         }
+        self.flush(); // what came after calls until now
         self.shared.publish(&mut self.events);
     }
 
@@ -545,7 +546,7 @@ impl Worker {
 impl Slot {
     fn perform(&mut self, action: Action, bytes: &[u8], poll: &Poll, beside: Token, events: &mut Vec<Event>) {
         match action {
-            Action::Send { side, channel, to, start, end, filled } => {
+            Action::Send { side, channel, to, start, end, kind } => {
                 let packet = &bytes[start..end];
                 let leg = &self.legs[side as usize];
                 let sent = match channel {
@@ -559,7 +560,7 @@ impl Slot {
                 if sent.sent {
                     self.capture(side, channel, Direction::Out, to, packet);
                 } else {
-                    self.session.not_sent(side, channel, packet.len(), filled);
+                    self.session.not_sent(side, kind, packet.len());
                 }
             }
             Action::Connect { side, to } => self.connect(side, to, poll, Token { side, ..beside }),

@@ -4,7 +4,7 @@ mod common;
 
 use _native::latch::Permission;
 use _native::rtcp::{self, Compound, Item, ReportBlock, SenderInfo};
-use _native::session::{Action, Channel, Encoding, LegMedia, Refusal, Side};
+use _native::session::{Action, Channel, Encoding, Kind, LegMedia, Refusal, Side};
 use common::*;
 use proptest::prelude::*;
 
@@ -421,10 +421,57 @@ fn closing_says_goodbye_to_whoever_was_spoken_to() {
 #[test]
 fn a_packet_that_the_kernel_refused_is_not_counted_as_sent() {
     let mut call = Call::with(media);
-    call.session.not_sent(Side::Platform, Channel::Rtp, 172, true);
+    call.session.not_sent(Side::Platform, Kind::Fill, 172);
     let report = call.session.report(Side::Platform);
     assert_eq!((report.sent, report.sent_bytes, report.filled), (0, 0, 0));
     assert_eq!(call.refused(Side::Platform, Refusal::SendError), 1);
+}
+
+#[test]
+fn a_multiplexed_report_that_the_kernel_refused_takes_no_audio_back() {
+    let mut call = Call::with(|side| LegMedia { rtcp_mux: true, ..media(side) });
+    call.pass(10 * SECOND);
+    let before = call.session.report(Side::Platform);
+    assert!(before.rtcp_sent > 0);
+    call.session.not_sent(Side::Platform, Kind::Report, 64);
+    let after = call.session.report(Side::Platform);
+    assert_eq!((after.sent, after.sent_bytes, after.filled), (before.sent, before.sent_bytes, before.filled));
+    assert_eq!(after.rtcp_sent, before.rtcp_sent - 1);
+}
+
+#[test]
+fn a_hold_without_an_address_keeps_the_latched_source() {
+    // RFC 3264 §8.4: c=0.0.0.0 is hold as RFC 2543 had it; the peer behind NAT is where it was when it resumes.
+    let mut call = Call::with(|side| permitting("203.0.113.9/32", side));
+    let nat = "203.0.113.9:7777";
+    call.datagram(Side::Carrier, Channel::Rtp, nat, &speech(1));
+    call.pass(2 * SECOND);
+    let mut held = LegMedia { may_send: false, ..permitting("203.0.113.9/32", Side::Carrier) };
+    held.permission.signalled = None;
+    call.update(Side::Carrier, held);
+    call.pass(10 * SECOND);
+    call.update(Side::Carrier, permitting("203.0.113.9/32", Side::Carrier));
+    assert_eq!(call.session.report(Side::Carrier).remote, Some(at(nat)));
+    call.datagram(Side::Platform, Channel::Rtp, PLATFORM, &speech(1));
+    assert_eq!(call.rtp_to(Side::Carrier)[0].to, at(nat));
+}
+
+#[test]
+fn what_a_held_peer_still_sends_is_refused_and_not_lost() {
+    let mut call = Call::with(without_fill);
+    call.datagram(Side::Carrier, Channel::Rtp, CARRIER, &speech(1));
+    call.update(Side::Carrier, LegMedia { may_receive: false, ..without_fill(Side::Carrier) });
+    for sequence in 2..7 {
+        call.pass(20 * MS);
+        call.datagram(Side::Carrier, Channel::Rtp, CARRIER, &speech(sequence));
+    }
+    call.pass(60 * SECOND);
+    call.update(Side::Carrier, without_fill(Side::Carrier));
+    call.datagram(Side::Carrier, Channel::Rtp, CARRIER, &speech(7));
+    let report = call.session.report(Side::Carrier);
+    assert_eq!((report.lost, call.refused(Side::Carrier, Refusal::NotNegotiated)), (0, 5));
+    assert_eq!(call.rtp_to(Side::Platform).len(), 2);
+    assert!(report.longest_gap < SECOND);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use _native::egress::Beginning;
 use _native::latch::{Network, Permission};
 use _native::rtp::{Header, Packet};
-use _native::session::{Action, Channel, Encoding, Identity, LegMedia, Output, Payload, Session, Side};
+use _native::session::{Action, Channel, Encoding, Identity, Kind, LegMedia, Output, Payload, Session, Side};
 use std::net::SocketAddr;
 
 pub const MS: u64 = 1_000_000;
@@ -107,9 +107,16 @@ impl Call {
     fn note(&mut self) {
         for action in std::mem::take(&mut self.out.actions) {
             match action {
-                Action::Send { side, channel, to, start, end, filled } => {
+                Action::Send { side, channel, to, start, end, kind } => {
                     let bytes = self.out.bytes[start..end].to_vec();
-                    self.departures.push(Departure { at: self.now, side, channel, to, bytes, filled });
+                    self.departures.push(Departure {
+                        at: self.now,
+                        side,
+                        channel,
+                        to,
+                        bytes,
+                        filled: kind == Kind::Fill,
+                    });
                 }
                 other => self.others.push(other),
             }
