@@ -83,6 +83,7 @@ class Exchange:
     contact: Callable[[Flow], str]
     our_host: Callable[[Flow], str]
     learn: Callable[[Peer, str], None]
+    full: Callable[[Peer], bool]  # a peer that has all the calls it may have
     media_address: str
     ended: Callable[[Call, SessionReport | None, float], None]
 
@@ -107,6 +108,7 @@ class Call:
         self._versions = dict.fromkeys(LegName, 0)
         self._query: int | None = None
         self._last_cause = Cause(503, "Service Unavailable")
+        self._last_reason: Reason | None = None  # where the status alone does not say it
 
     # -- inputs ----------------------------------------------------------------------------------------------------
 
@@ -195,10 +197,15 @@ class Call:
 
     def _next_target(self, now: float) -> None:
         if not self._targets:
-            self._give_up(self._last_cause, reason_of(self._last_cause.status), now)
+            self._give_up(self._last_cause, self._last_reason or reason_of(self._last_cause.status), now)
             return
         target = self._attempt = self._targets.pop(0)
         self._attempt_at = now
+        if self._exchange.full(target.peer):
+            self._note_attempt(503, now)
+            self._last_cause, self._last_reason = Cause(503, "Service Unavailable"), Reason.LIMIT
+            self._next_target(now)
+            return
         host = target.host.host
         if is_address(host):
             self._addresses = [(target, (host.strip("[]"), target.port))]
@@ -260,7 +267,7 @@ class Call:
         assert self._attempt is not None
         self.callee = None
         self._note_attempt(cause.status, now)
-        self._last_cause = cause
+        self._last_cause, self._last_reason = cause, None
         self._exchange.cancel_timer(self, Timer.RESPONSE)
         self._exchange.cancel_timer(self, Timer.RING)
         if cause.status not in self._attempt.peer.profile.retry:

@@ -117,6 +117,7 @@ class Core:
             contact=lambda flow: f"<sip:trunkbridge@{self._host(flow)}>",
             our_host=self._host,
             learn=self._sources.learn,
+            full=self._is_full,
             media_address=media_address,
             ended=self._ended,
         )
@@ -405,7 +406,7 @@ class Core:
             return PeerError(503, "Service Unavailable", retry_after), Reason.DRAINING
         if not routed:
             return PeerError(404, "Not Found"), Reason.NO_ROUTE
-        if caller.max_calls and self._load()[caller.name] >= caller.max_calls:
+        if self._is_full(caller):
             return PeerError(503, "Service Unavailable", retry_after), Reason.LIMIT
         return None
 
@@ -474,11 +475,14 @@ class Core:
         self._ours.discard(leg.call_id)
         self._timers.set(("forget", leg.call_id), self._now + 32.0)
 
+    def _is_full(self, peer: Peer) -> bool:
+        return bool(peer.max_calls) and self._load()[peer.name] >= peer.max_calls
+
     def _load(self) -> Counter[str]:
         """Count the calls of every peer by its name."""
         load: Counter[str] = Counter()
         for call in self._calls.values():
-            load.update(peer for peer in (call.record.carrier, call.record.platform) if peer)
+            load.update(leg.peer.name for leg in (call.caller, call.callee) if leg is not None)
         return load
 
     def _belongs(self, leg: Leg, flow: Flow) -> bool:

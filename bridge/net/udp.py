@@ -38,8 +38,8 @@ _MSG_ERRQUEUE = 0x2000
 _SOCK_EXTENDED_ERR = struct.Struct("=IBBBBII")  # <linux/errqueue.h>: ee_errno first
 
 _UNREACHABLE = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENOPROTOOPT)
-_TRANSIENT = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM)
-"""Our own buffers are full: that is a lost datagram, which retransmission mends, not a dead peer."""
+_OURS = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EMSGSIZE)
+"""Our buffers are full, or this one message is too large: a lost datagram, not a dead peer."""
 
 
 @implementer(IReadDescriptor)
@@ -101,7 +101,7 @@ class UdpListener:
             self._send(data, flow.remote)
         except OSError as error:
             self._log_send_error(error.errno or 0, flow.remote)
-            if error.errno not in _TRANSIENT:
+            if error.errno not in _OURS:
                 raise
 
     def _send(self, data: bytes, remote: Address) -> None:

@@ -6,6 +6,7 @@ itself whatever needs no transaction user. Every call may leave events and datag
 
 from __future__ import annotations
 
+import ipaddress
 from collections import Counter, deque
 from collections.abc import Callable, Hashable
 
@@ -502,9 +503,17 @@ def _answer_to(request: Request, flow: Flow) -> Flow:
         request.stamp_via(stamped)
     if flow.transport != "udp":
         return flow
-    maddr = via.param("maddr")
-    if maddr:
-        address, port = maddr.strip("[]"), via.port or _SIP_PORT
+    maddr = (via.param("maddr") or "").strip("[]")
+    if _is_address(maddr):  # a name would have to be looked up, and is no place for an answer anyway
+        address, port = maddr, via.port or _SIP_PORT
     elif not via.wants_rport:
         port = via.port or _SIP_PORT
     return flow if (address, port) == flow.remote else Flow(flow.transport, flow.local, (address, port))
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

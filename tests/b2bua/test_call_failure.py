@@ -175,6 +175,16 @@ def test_a_limit_on_calls_is_kept() -> None:
     assert world.carrier.statuses()[-1] == 503
 
 
+def test_a_target_that_is_full_is_passed_over() -> None:
+    world = World(platform_peer={"max_calls": 1})
+    world.set_up()
+    world.carrier.invite()
+    world.run(0.1)
+    assert len(world.platform.requests("INVITE")) == 1
+    assert len(world.sales.requests("INVITE")) == 1
+    assert [attempt["status"] for attempt in world.core.calls()[1]["attempts"]] == [503]
+
+
 # -- CANCEL ------------------------------------------------------------------------------------------------------------
 
 
