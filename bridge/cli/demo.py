@@ -42,7 +42,7 @@ def demo(calls: int, seconds: float, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"ok": outcome.ok, "calls": outcome.calls, "parties": _parties(outcome)}, indent=2))
     else:
-        _show(outcome, seconds)
+        _show(outcome)
     sys.exit(0 if outcome.ok else 1)
 
 
@@ -104,46 +104,64 @@ def _lines(console: Console, calls: int) -> Progress:
     return show
 
 
-def _show(outcome: Outcome, seconds: float) -> None:
+def _show(outcome: Outcome) -> None:
     from rich.console import Console
+    from rich.rule import Rule
 
     console = Console()
     if not console.is_terminal:
-        console = Console(width=max(console.width, 110))
-    console.print(_table(outcome.calls))
+        console = Console(width=max(console.width, 80))
+    console.print(_table())
+    for index, call in enumerate(outcome.calls):
+        console.print(Rule(style="dim"))
+        console.print(_about(index, call), highlight=False, soft_wrap=True)
+        console.print(_table(call))
+    console.print(Rule(style="dim"))
     console.print(_summary(outcome), highlight=False)
 
 
-def _table(calls: tuple[dict[str, Any], ...]) -> Table:
-    from rich import box
+# The columns are of one width in every table, so that the calls line up below the one header; 80 characters in all.
+_COLUMNS = {
+    "": 12,
+    "in": 6,
+    "out": 6,
+    "filled": 6,
+    "lost": 5,
+    "jitter\nms": 6,
+    "MOS": 4,
+    "longest\ngap ms": 7,
+    "heard\n%": 5,
+    "level\ndBov": 5,
+}
+
+
+def _table(call: Mapping[str, Any] | None = None) -> Table:
+    """Make the two lines of a call, or the header above them all when there is none."""
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_lines=False)
-    table.add_column("call", overflow="fold", min_width=38)
-    table.add_column("way", no_wrap=True)
-    for title in ("in", "out", "filled", "lost", "jitter\nms", "MOS", "longest\ngap ms", "heard\n%", "level\ndBov"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for index, call in enumerate(calls):
-        table.add_row(*_row(index, call), end_section=True)
+    table = Table(box=None, padding=(0, 1, 0, 0), show_header=call is None)
+    for title, width in _COLUMNS.items():
+        table.add_column(title, justify="right" if title else "left", no_wrap=True, width=width)
+    for way in _ways(call) if call is not None else ():
+        table.add_row(*way)
     return table
 
 
-def _row(index: int, call: Mapping[str, Any]) -> tuple[str, ...]:
+def _about(index: int, call: Mapping[str, Any]) -> str:
+    first = call.get("first_audio_ms")
+    return (
+        f"[bold]{index + 1}  {call.get('route') or 'no record'} → {call.get('platform') or '?'}[/bold]"
+        f"  {call.get('codec') or '–'}, {call.get('duration') or 0:.1f} s, {call.get('result', '?')}"
+        + (f", first audio {first:.0f} ms" if first is not None else "")
+        + f"\n   [cyan]INVITE {call.get('request_uri') or '–'}[/cyan]"
+    )
+
+
+def _ways(call: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     legs = call.get("legs", {})
     carrier, platform = legs.get("carrier", {}), legs.get("platform", {})
-    first = call.get("first_audio_ms")
-    about = [
-        f"[bold]{index + 1}  {call.get('route') or 'no record'}[/bold] → {call.get('platform') or '?'}",
-        f"[cyan]{call.get('request_uri') or '–'}[/cyan]",
-        f"{call.get('codec') or '–'}, {call.get('duration') or 0:.1f} s, {call.get('result', '?')}"
-        + (f", first audio {first:.0f} ms" if first is not None else ""),
-    ]
-    ways = (
-        ("caller → AI", carrier, platform, "toward_platform", "platform"),
-        ("AI → caller", platform, carrier, "toward_carrier", "caller"),
-    )
-    columns = zip(*(_way(call, *way) for way in ways), strict=True)
-    return ("\n".join(about), *("\n".join(cells) for cells in columns))
+    yield _way(call, "caller → AI", carrier, platform, "toward_platform", "platform")
+    yield _way(call, "AI → caller", platform, carrier, "toward_carrier", "caller")
 
 
 def _way(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.cli.demo import _row, _summary
+from bridge.cli.demo import _show, _summary
 from conformance.demonstration import Outcome
 
 pytestmark = [pytest.mark.sockets, pytest.mark.slow]
@@ -68,11 +68,20 @@ def test_both_platforms_are_called_as_they_want_to_be(shown):
     assert uris["retell"].startswith("sip:+14155550200@")
 
 
-def test_the_table_shows_every_call(shown):
+def test_the_table_shows_every_call_whole_on_a_narrow_terminal(shown, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     calls = tuple(shown[1]["calls"])
-    rows = [_row(index, call) for index, call in enumerate(calls)]
-    assert "support line" in rows[0][0]
-    assert rows[0][1] == "caller → AI\nAI → caller"
+    _show(Outcome(calls, 1.0, 2.0))
+    lines = capsys.readouterr().out.splitlines()
+    for title in ("filled", "lost", "jitter", "MOS", "longest", "heard", "level"):
+        assert any(title in line for line in lines[:3])
+    ways = [line.split() for line in lines if line.startswith(("caller → AI", "AI → caller"))]
+    assert len(ways) == 2 * len(calls)
+    for call, way in zip(calls, ways[::2], strict=True):
+        ear = call["heard"]["platform"]
+        assert way[3] == str(call["legs"]["carrier"]["rtp"]["received"])
+        assert way[-2:] == [f"{100 * ear['correlation']:.0f}", f"{ear['level_dbov']:.0f}"]
+        assert any(f"INVITE {call['request_uri']}" in line for line in lines)
     assert "All 4 calls had audio both ways" in _summary(Outcome(calls, 1.0, 2.0))
     deaf = {**calls[0], "heard": {**calls[0]["heard"], "caller": {**calls[0]["heard"]["caller"], "correlation": 0.1}}}
     outcome = Outcome((deaf, *calls[1:]), 1.0, 2.0)
