@@ -91,7 +91,7 @@ class Core:
         self._tokens = tokens
         self._listeners = {(listener.transport, listener.bound): listener for listener in listeners}
         self._wall_offset = wall_offset
-        self._endpoint = Endpoint(tokens, lambda flow: self._listener(flow).advertised, timers or TimerValues())
+        self._endpoint = Endpoint(tokens, lambda flow: self._listener(flow).advertised, timers, self._may_speak_for)
         peers = [*config.carriers.values(), *config.platforms.values()]
         self._sources = Sources(peers)
         self._routes = Routes(config)
@@ -484,6 +484,9 @@ class Core:
         for call in self._calls.values():
             load.update(leg.peer.name for leg in (call.caller, call.callee) if leg is not None)
         return load
+
+    def _may_speak_for(self, owner: object, flow: Flow) -> bool:
+        return not isinstance(owner, Leg) or self._belongs(owner, flow)
 
     def _belongs(self, leg: Leg, flow: Flow) -> bool:
         """Tell whether a message for a dialog comes from that dialog's peer (T24)."""

@@ -44,14 +44,23 @@ _COPIED_TO_CANCEL = ("From", "To", "Call-ID", "Route")
 
 
 class Endpoint:
-    """Run the transactions of every flow. ``via`` gives the host and port that a flow's listener is known by."""
+    """Run the transactions of every flow.
+
+    ``via`` gives the host and port that a flow's listener is known by; ``belongs`` says whether a flow may speak for
+    the owner of a transaction: a response or a CANCEL from elsewhere is refused (T24).
+    """
 
     def __init__(
-        self, tokens: Tokens, via: Callable[[Flow], tuple[str, int]], timers: TimerValues | None = None
+        self,
+        tokens: Tokens,
+        via: Callable[[Flow], tuple[str, int]],
+        timers: TimerValues | None = None,
+        belongs: Callable[[object, Flow], bool] = lambda owner, flow: True,
     ) -> None:
         self.rejected: Counter[str] = Counter()  # why input was dropped or refused without a transaction
         self._tokens = tokens
         self._via = via
+        self._belongs = belongs
         self._values = timers or TimerValues()
         self._timers = TimerTable()  # by (transaction, Timer)
         self._events: deque[EndpointEvent] = deque()
@@ -226,6 +235,9 @@ class Endpoint:
         if transaction is None:
             self.rejected["no-transaction"] += 1
             return False
+        if not self._belongs(transaction.owner, flow):  # T24: copied identifiers
+            self.rejected["foreign"] += 1
+            return False
         status = response.status
         if status < 200:
             transaction.provisional = True
@@ -367,7 +379,7 @@ class Endpoint:
     def _receive_cancel(self, request: Request, key: Hashable, flow: Flow, now: float) -> bool:
         """Answer a CANCEL (RFC 3261 §9.2) and report it if its INVITE has no final response yet."""
         invite = self._servers.get(_server_key(request, "INVITE"))
-        if invite is None:
+        if invite is None or not self._belongs(invite.owner, flow):
             self._refuse(request, PeerError(481, "Call/Transaction Does Not Exist"), flow, "bad-cancel")
             return False
         transaction = self._begin_server(request, key, flow, now)

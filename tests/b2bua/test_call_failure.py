@@ -311,6 +311,25 @@ def test_a_bye_with_copied_identifiers_from_another_peer_ends_nothing() -> None:
     assert world.carrier.requests("BYE") == []
 
 
+def test_a_cancel_or_an_answer_with_copied_identifiers_from_another_peer_does_nothing() -> None:
+    """T24."""
+    world = World()
+    asked = world.carrier.invite()
+    world.run(0.1)
+    invite = world.platform.requests("INVITE")[0]
+    answer = world.platform.respond(invite, 200, body=sdp((PLATFORM[0], 50000)))
+    world.network._queue.clear()  # the platform's own copy is not sent
+    world.sales.send(answer)
+    world.run(0.1)
+    cancel = asked.encode().replace(b"INVITE", b"CANCEL").partition(b"Content-Type")[0] + b"Content-Length: 0\r\n\r\n"
+    world.sales.send(cancel)
+    world.run(0.1)
+    assert world.carrier.statuses() == [100]
+    assert world.sales.statuses("CANCEL") == [481]
+    assert "foreign" in [trace.text for trace in world.network.traces if trace.kind == "rejected"]
+    assert world.core.calls()[0]["state"] == "dialling"
+
+
 @pytest.mark.parametrize(("method", "status"), [("SUBSCRIBE", 405), ("REGISTER", 405), ("FROBNICATE", 501)])
 def test_methods_we_do_not_serve_are_refused_with_allow(method: str, status: int) -> None:
     """R17."""
