@@ -8,7 +8,7 @@ from __future__ import annotations
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -27,9 +27,9 @@ from bridge.b2bua.actions import (
 )
 from bridge.b2bua.call import Call, Exchange, Timer, codec_policy
 from bridge.b2bua.control import Cause
-from bridge.b2bua.leg import Leg, Switchboard, capabilities, description_of, refusal
+from bridge.b2bua.leg import Leg, Switchboard, capabilities, refusal
 from bridge.b2bua.record import CallRecord, Reason, reason_of
-from bridge.b2bua.routing import Dialled, Routes, Sources, dialled, invitation
+from bridge.b2bua.routing import Dialled, Routes, Sources, dialled, invitation, passing
 from bridge.config import Config, Peer
 from bridge.errors import PeerError
 from bridge.media.relay import (
@@ -60,7 +60,6 @@ from bridge.sip.headers import split_list
 from bridge.sip.message import Header, Request, Response, response_to
 from bridge.sip.timers import TimerTable, TimerValues
 from bridge.sip.tokens import Tokens
-from bridge.sip.uri import Uri
 
 RETRY_AFTER = Header("Retry-After", "10")
 
@@ -352,16 +351,13 @@ class Core:
         problem: tuple[PeerError, Reason] | None = None
         try:
             _check_extensions(request)
-            number = Uri.parse(request.uri).user or request.to.uri.user or ""
-            asked = dialled(request, owners[0])
-            description_of(request)
+            asked = dialled(request)
         except PeerError as error:
-            number, asked = "", None
+            asked = None
             problem = error, reason_of(error.status) if error.status in (482, 483) else Reason.BAD_REQUEST
-        found = self._routes.find(owners, number) if problem is None else None
+        found = self._routes.find(owners, asked.number) if asked is not None else None
         caller_peer, route = found or (owners[0], None)
-        if problem is None:
-            problem = self._obstacle(caller_peer, route is not None)
+        obstacle = self._obstacle(caller_peer, route is not None)
         targets = self._routes.targets(route) if route is not None else []
         self._next_id += 1
         far = targets[0].peer.name if targets else ""
@@ -392,12 +388,13 @@ class Core:
             leg.invited(event, now)
         except PeerError as error:
             problem = problem or (error, Reason.BAD_REQUEST)
+        problem = problem or obstacle
         if problem is not None or asked is None:
             fault, reason = problem or (PeerError(500, "Server Internal Error"), Reason.BUG)
             headers = tuple(Header(name, value) for name, value in fault.headers)
             call.refuse(leg, Cause(fault.status, fault.reason), reason, now, headers)
         else:
-            call.begin(leg, asked, targets, now)
+            call.begin(leg, replace(asked, passed=passing(request.headers, caller_peer)), targets, now)
 
     def _obstacle(self, caller: Peer, routed: bool) -> tuple[PeerError, Reason] | None:
         """Say why a well-formed call is not taken now."""

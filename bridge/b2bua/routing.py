@@ -159,8 +159,8 @@ class Dialled:
     passed: tuple[Header, ...]
 
 
-def dialled(request: Request, caller: Peer) -> Dialled:
-    """Read number, caller and the headers that may pass from an INVITE. Raises PeerError."""
+def dialled(request: Request) -> Dialled:
+    """Read number and caller from an INVITE; what may pass depends on the route's caller. Raises PeerError."""
     uri = Uri.parse(request.uri)
     sender = request.from_
     number = uri.user or request.to.uri.user
@@ -171,7 +171,7 @@ def dialled(request: Request, caller: Peer) -> Dialled:
         caller=sender.uri.user or "anonymous",
         display=sender.display or "",
         max_forwards=max_forwards(request),
-        passed=passing(request.headers, caller),
+        passed=(),
     )
 
 

@@ -410,7 +410,6 @@ def test_a_bug_of_ours_ends_one_call_and_the_bridge_lives(monkeypatch: pytest.Mo
     assert world.record["reason"] == "bug"
     assert world.record["id"] == call["id"]
     assert accepted.status == 200
-    world.set_up_again = None  # type: ignore[attr-defined]
     world.carrier.inbox.clear()
     world.carrier.invite()
     world.run(0.1)

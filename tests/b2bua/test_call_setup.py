@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from bridge.b2bua.core import Core, Listener
+from bridge.config import Route
 from bridge.media.relay import LegName
 from bridge.sdp import session as sdp_session
 from bridge.sip.message import Header
-from tests.harness.network import BRIDGE
-from tests.harness.world import CARRIER, NUMBER, PLATFORM, SECOND_PLATFORM, World, sdp
+from tests.harness.network import BRIDGE, SeededTokens
+from tests.harness.world import CARRIER, NUMBER, PLATFORM, SECOND_PLATFORM, World, peer, sdp
 
 
 def test_a_call_comes_up_with_both_legs_anchored() -> None:
@@ -236,6 +240,24 @@ def test_allowed_headers_pass_byte_for_byte_and_others_do_not() -> None:
     assert invite.headers.get("X-Account") == "a  b"
     assert Header("User-to-User", "00ff;encoding=hex").value == invite.headers.get("User-to-User")
     assert "P-Secret" not in invite.headers
+
+
+def test_the_trunk_that_the_number_names_decides_what_passes() -> None:
+    """Two trunks may share an address; the allow-list is that of the one whose route took the call (D39)."""
+    world = World(carrier={"pass_headers": ()})
+    second = peer("second", "carrier", CARRIER, {"pass_headers": ("X-*",)})
+    config = replace(
+        world.config,
+        carriers={**world.config.carriers, "second": second},
+        routes=(Route("in", "second", NUMBER, ("support",)),),
+    )
+    world.network.core = world.core = Core(
+        config, SeededTokens(1), (Listener("udp", BRIDGE, BRIDGE),), "127.0.0.1", 1.7e9
+    )
+    world.carrier.invite(headers={"X-Account": "7"})
+    world.run(0.1)
+    assert world.platform.requests("INVITE")[0].headers.get("X-Account") == "7"
+    assert world.core.calls()[0]["carrier"] == "second"
 
 
 def test_an_outbound_call_goes_from_the_platform_to_the_carrier() -> None:
