@@ -90,6 +90,27 @@ class Profile:
     requires: tuple[str, ...]  # features the bridge must have for this party: "tls", "srtp", "http-step" …
     notes: tuple[str, ...]  # known problems with their remedy, for `profiles show`
 
+    # dialogs
+    session_timer: str = "accept"  # "off" | "accept" | "offer": RFC 4028 on this leg (D22)
+    session_expires: int = 1800  # seconds, in our INVITEs where offered
+    min_session_expires: int = 90  # seconds: less is answered 422 (Min-SE)
+    prack: str = "off"  # "off" | "supported": RFC 3262 on this leg (D10)
+    transfer: str = "dial"  # carrier: REFERs to numbers behind it are passed ("refer"), dialled ("dial") or refused
+    # ("off"); platform: "off" refuses its REFERs, anything else takes them
+    answers_challenge: bool = True  # False: this party can't answer a digest challenge (D9)
+    trusted: bool = True  # in the trust domain of RFC 3325: its P-Asserted-Identity is believed, and it is told others'
+
+    # transport
+    keepalive: float = 30.0  # seconds between double CRLFs on streams to this party, 0: none (RFC 5626, D17)
+    large_requests: str = "tcp"  # "tcp" | "udp": what carries a request over 1300 bytes where UDP is meant (R13)
+    health: str = "passive"  # "passive" | "options": how this party is known to live (D21)
+    health_interval: float = 30.0  # seconds between two OPTIONS
+
+    # registration
+    register: bool = False  # we register with this party (carrier)
+    register_expires: int = 3600  # seconds asked for
+    registers: bool = False  # this party registers with us, its hosts come from there (D24)
+
     domain: str = ""  # what fills {domain} in hosts and request_uri; regions set it (D5)
     variables: tuple[str, ...] = ()  # further keys an account may set; those in the templates need no naming here
     mode: str = ""  # the chosen one of `modes`
@@ -316,6 +337,20 @@ SCHEMA: Mapping[str, Key] = {
     "headers": Key(_table(_header_name, _LINE)),
     "pass_headers": Key(_listing(_header_name)),
     "variables": Key(_NAMES, overridable=False),
+    "session_timer": Key(_one_of("off", "accept", "offer")),
+    "session_expires": Key(_integer(90, 86_400)),
+    "min_session_expires": Key(_integer(90, 86_400)),
+    "prack": Key(_one_of("off", "supported")),
+    "transfer": Key(_one_of("refer", "dial", "off")),
+    "answers_challenge": Key(_flag),
+    "trusted": Key(_flag),
+    "keepalive": Key(_seconds(0.0, 600.0)),
+    "large_requests": Key(_one_of("tcp", "udp")),
+    "health": Key(_one_of("passive", "options")),
+    "health_interval": Key(_seconds(1.0, 3600.0)),
+    "register": Key(_flag),
+    "register_expires": Key(_integer(30, 86_400)),
+    "registers": Key(_flag),
     "requires": Key(_listing(_one_of("tcp", "tls", "srtp", "http-step"))),
     "notes": Key(_listing(_LINE), overridable=False),
 }

@@ -15,19 +15,32 @@ from bridge.sip.events import Address, Flow, Transmit
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Ask for the addresses of a next hop (RFC 3263). ``id`` comes back with the answer; port None means: not given."""
+    """Ask for the next hops behind a name (RFC 3263). ``id`` comes back with the answer.
+
+    ``port`` None: not given, so SRV records say it. ``transport`` is what the URI or the configuration asks for, ""
+    where neither does: then NAPTR and SRV choose among ``transports``, the peer's, the first being the preferred one.
+    """
 
     id: int
     host: str
     port: int | None
     transport: str
+    transports: tuple[str, ...] = ("udp",)
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One place where a next hop can be tried."""
+
+    transport: str
+    address: Address
 
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """Answer a `Query`: addresses in order of preference, or none and the problem in plain words."""
+    """Answer a `Query`: hops in the order in which they are to be tried, or none and the problem in plain words."""
 
-    addresses: tuple[Address, ...]
+    hops: tuple[Hop, ...]
     problem: str = ""
 
 
@@ -126,4 +139,12 @@ class Tap:
     path: str | None
 
 
-Command = Drain | HangUp | Tap
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Bring the caller of one live call to another number or SIP URI, as if its platform had sent REFER (D36)."""
+
+    call: str
+    target: str
+
+
+Command = Drain | HangUp | Tap | Transfer

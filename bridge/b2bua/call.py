@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from bridge.b2bua.actions import (
     Action,
     CloseSession,
+    Hop,
     OpenSession,
     Query,
     RelabelSession,
@@ -79,7 +80,7 @@ class Exchange:
     cancel_timer: Callable[[Call, Timer], None]
     switchboard: Switchboard
     query_id: Callable[[Call], int]
-    flow_to: Callable[[str, Address], Flow | None]  # transport and address → a flow from a listener of ours
+    flow_to: Callable[[str, Address, str], Flow | None]  # transport, address, host name → a flow from a listener
     contact: Callable[[Flow], str]
     our_host: Callable[[Flow], str]
     learn: Callable[[Peer, str], None]
@@ -100,7 +101,7 @@ class Call:
         self.state = CallState.OPENING
         self._dialled: Dialled | None = None
         self._targets: list[Target] = []
-        self._addresses: list[tuple[Target, Address]] = []  # the current target's, still to be tried
+        self._hops: list[tuple[Target, Hop]] = []  # the current target's, still to be tried
         self._exchange = exchange
         self._ports: SessionOpened | None = None
         self._attempt_at = 0.0
@@ -154,11 +155,11 @@ class Call:
         if self.state is not CallState.DIALLING or query.id != self._query or self._attempt is None:
             return
         self._query = None
-        for address in resolution.addresses:
-            self._exchange.learn(self._attempt.peer, address[0])
-        if resolution.addresses:
-            self._addresses = [(self._attempt, address) for address in resolution.addresses]
-            self._next_address(now)
+        for hop in resolution.hops:
+            self._exchange.learn(self._attempt.peer, hop.address[0])
+        if resolution.hops:
+            self._hops = [(self._attempt, hop) for hop in resolution.hops]
+            self._next_hop(now)
         else:
             self._attempt_failed(Cause(503, f"Unresolvable: {resolution.problem}"), now)
 
@@ -208,22 +209,23 @@ class Call:
             return
         host = target.host.host
         if is_address(host):
-            self._addresses = [(target, (host.strip("[]"), target.port))]
-            self._next_address(now)
+            self._hops = [(target, Hop(target.transport, (host.strip("[]"), target.port)))]
+            self._next_hop(now)
         else:
             self._query = self._exchange.query_id(self)
-            self._exchange.act(Resolve(Query(self._query, host, target.port, target.transport)))
+            self._exchange.act(Resolve(target.query(self._query)))
 
-    def _next_address(self, now: float) -> None:
+    def _next_hop(self, now: float) -> None:
         assert self._ports is not None
-        if not self._addresses:
+        if not self._hops:
             self._next_target(now)
             return
-        target, address = self._addresses.pop(0)
+        target, hop = self._hops.pop(0)
         self._attempt, self._attempt_at = target, now
-        flow = self._exchange.flow_to(target.transport, address)
+        name = "" if is_address(target.host.host) else target.host.host
+        flow = self._exchange.flow_to(hop.transport, hop.address, name)
         if flow is None:
-            self._attempt_failed(Cause(503, f"No {target.transport} listener"), now)
+            self._attempt_failed(Cause(503, f"No {hop.transport} listener"), now)
             return
         assert self._dialled is not None
         exchange, name = self._exchange, self.caller.name.other
@@ -272,8 +274,8 @@ class Call:
         self._exchange.cancel_timer(self, Timer.RING)
         if cause.status not in self._attempt.peer.profile.retry:
             self._give_up(cause, reason_of(cause.status), now)
-        elif self._addresses:
-            self._next_address(now)
+        elif self._hops:
+            self._next_hop(now)
         else:
             self._next_target(now)
 

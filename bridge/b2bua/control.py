@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bridge.sdp.session import Description
+from bridge.sip.headers import NameAddr
 from bridge.sip.message import Header
 
 
@@ -67,4 +68,63 @@ class Reoffer:
     offer: Description | None
 
 
-ControlEvent = Ringing | Progress | Answer | Reject | Hangup | Reoffer
+@dataclass(frozen=True, slots=True)
+class ReofferAnswered:
+    """The peer answered an offer of ours within the call (`Leg.reoffer`)."""
+
+    description: Description
+
+
+@dataclass(frozen=True, slots=True)
+class ReofferRefused:
+    """The peer refused an offer of ours within the call; what was agreed before still holds (RFC 3261 §14.1)."""
+
+    cause: Cause
+
+
+@dataclass(frozen=True, slots=True)
+class Refer:
+    """The peer asks us to bring the call elsewhere (REFER, RFC 3515).
+
+    The call answers with `Leg.accept_refer` or `Leg.refuse_refer`. ``headers`` are those that may pass (D35).
+    """
+
+    refer_to: NameAddr
+    referred_by: str | None
+    headers: tuple[Header, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReferProgress:
+    """What became of a REFER of ours (`Leg.refer`): a NOTIFY's sipfrag, or the refusal of the REFER itself.
+
+    ``final``: nothing more will be heard; below 300 the peer has reached the target.
+    """
+
+    status: int
+    reason: str
+    final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """The peer sent INFO (RFC 6086, or the older kind that carries DTMF); it has been answered."""
+
+    content_type: str
+    body: bytes
+    headers: tuple[Header, ...] = ()
+
+
+ControlEvent = (
+    Ringing
+    | Progress
+    | Answer
+    | Reject
+    | Hangup
+    | Reoffer
+    | ReofferAnswered
+    | ReofferRefused
+    | Refer
+    | ReferProgress
+    | Info
+)

@@ -524,11 +524,11 @@ class Core:
         host, port = self._listener(flow).advertised
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
-    def _flow_to(self, transport: str, address: Address) -> Flow | None:
+    def _flow_to(self, transport: str, address: Address, name: str = "") -> Flow | None:
         """Return a flow from the first listener of that transport and address family."""
         for listener in self._listeners.values():
             if listener.transport == transport and (":" in listener.bound[0]) == (":" in address[0]):
-                return Flow(transport, listener.bound, address)
+                return Flow(transport, listener.bound, address, name=name)
         return None
 
     def _query_id(self, call: Call) -> int:

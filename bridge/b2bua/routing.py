@@ -10,6 +10,7 @@ import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from bridge.b2bua.actions import Query
 from bridge.config import Config, Host, Peer, Route
 from bridge.errors import PeerError
 from bridge.sip.headers import NameAddr
@@ -85,6 +86,7 @@ class Target:
 
     @property
     def transport(self) -> str:
+        """What the host is written with, else the first that the party takes; DNS may say otherwise (RFC 3263)."""
         return self.host.transport or self.peer.profile.transports[0]
 
     @property
@@ -97,6 +99,11 @@ class Target:
         """HOST or HOST:PORT for the Request-URI: the port only where the configuration wrote one."""
         host = f"[{self.host.host}]" if ":" in self.host.host else self.host.host
         return f"{host}:{self.host.port}" if self.host.port else host
+
+    def query(self, id: int) -> Query:
+        """Ask for the target's next hops; a port or transport that nobody wrote is left to DNS (RFC 3263)."""
+        port = self.host.port or (self.peer.profile.port if self.peer.profile.port not in (5060, 5061) else None)
+        return Query(id, self.host.host, port, self.host.transport, self.peer.profile.transports)
 
     def __str__(self) -> str:
         return f"sip:{self.authority};transport={self.transport}"

@@ -17,7 +17,7 @@ from twisted.internet.interfaces import (
 )
 from zope.interface import implementer
 
-from bridge.b2bua.actions import Query, Resolution
+from bridge.b2bua.actions import Hop, Query, Resolution
 
 DEADLINE = 3.0
 """Seconds until a lookup counts as failed; a caller hears ringing meanwhile."""
@@ -48,7 +48,7 @@ class Resolver:
         except ValueError:
             self._join(query, answer)
         else:
-            answer(query, Resolution(((str(literal), _port(query)),)))
+            answer(query, Resolution((Hop(_transport(query), (str(literal), _port(query))),)))
 
     def _join(self, query: Query, answer: Answer) -> None:
         lookup = self._lookups.get(query.host)
@@ -65,8 +65,8 @@ class Resolver:
             del self._lookups[lookup.host]
         for query, answer in lookup.waiting:
             port = _port(query)
-            addresses = tuple((host, port) for host in lookup.found)
-            answer(query, Resolution(addresses, "" if addresses else problem))
+            hops = tuple(Hop(_transport(query), (host, port)) for host in lookup.found)
+            answer(query, Resolution(hops, "" if hops else problem))
 
 
 @implementer(IResolutionReceiver)
@@ -103,5 +103,9 @@ class _Lookup:
         self.over(self, problem)
 
 
+def _transport(query: Query) -> str:
+    return query.transport or query.transports[0]
+
+
 def _port(query: Query) -> int:
-    return query.port if query.port else DEFAULT_PORTS.get(query.transport, 5060)
+    return query.port if query.port else DEFAULT_PORTS[_transport(query)]

@@ -17,14 +17,19 @@ Address = tuple[str, int]
 class Flow:
     """Name where bytes travel: a listener of ours and a peer's address (RFC 5626).
 
-    ``transport`` is ``udp``, ``tcp`` or ``tls``; ``local`` is the address the listener is bound to and so
-    names the socket; ``connection`` tells streams between the same two addresses apart (0 for UDP).
+    ``transport`` is ``udp``, ``tcp`` or ``tls``; ``local`` is the address of the listener that speaks for us (over
+    UDP also the socket). On streams ``connection`` names the connection a message came over (0: none yet) and is a
+    wish: while it lives, what is sent goes over it; after that over any live connection to ``remote`` under ``name``, or
+    over a new one to ``remote``. So ``remote`` of a flow that is answered on is where the peer can be called back
+    (RFC 3261 §18.2.2), not the source port of its connection. ``name`` is the host name that was looked up to find
+    ``remote``: what TLS asks for (SNI) and what the peer's certificate must prove (D14); "" where an address was given.
     """
 
     transport: str
     local: Address
     remote: Address
     connection: int = 0
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Any
 from bridge.b2bua.actions import (
     CloseSession,
     Command,
+    Hop,
     OpenSession,
     Record,
     RelabelSession,
@@ -145,8 +146,9 @@ class VirtualNetwork:
                 case TapSession(session, path):
                     self.relay.tap(session, path)
                 case Resolve(query):
-                    addresses = tuple((ip, query.port or 5060) for ip in self.names.get(query.host, ()))
-                    resolution = Resolution(addresses, "" if addresses else "no such name")
+                    transport = query.transport or query.transports[0]
+                    hops = tuple(Hop(transport, (ip, query.port or 5060)) for ip in self.names.get(query.host, ()))
+                    resolution = Resolution(hops, "" if hops else "no such name")
                     self.at(0.02, lambda query=query, resolution=resolution: self._resolved(query, resolution))  # type: ignore[misc]
                 case Record(record):
                     self.records.append(record)

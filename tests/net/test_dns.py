@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IHostnameResolver
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
-from bridge.b2bua.actions import Query, Resolution
+from bridge.b2bua.actions import Hop, Query, Resolution
 from bridge.net.dns import DEADLINE, Resolver
 
 
@@ -74,7 +74,7 @@ def test_an_address_literal_is_answered_at_once(
     desk: Desk, host: str, port: int | None, transport: str, address: tuple[str, int]
 ) -> None:
     desk.ask(1, host, port, transport)
-    assert desk.answers == [(1, Resolution((address,)))]
+    assert desk.answers == [(1, Resolution((Hop(transport, address),)))]
     assert desk.names.asked == []
 
 
@@ -82,7 +82,7 @@ def test_a_name_is_answered_with_its_addresses_in_order_and_once_each(desk: Desk
     desk.ask(1, "sip.example.com", 5080)
     assert desk.answers == []
     desk.names.answer("192.0.2.2", "192.0.2.1", "192.0.2.2")
-    assert desk.answers == [(1, Resolution((("192.0.2.2", 5080), ("192.0.2.1", 5080))))]
+    assert desk.answers == [(1, Resolution((Hop("udp", ("192.0.2.2", 5080)), Hop("udp", ("192.0.2.1", 5080)))))]
     assert desk.names.families == (IPv4Address,)
     assert not desk.clock.getDelayedCalls()
 

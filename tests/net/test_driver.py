@@ -15,6 +15,7 @@ from bridge.b2bua.actions import (
     Command,
     Drain,
     HangUp,
+    Hop,
     OpenSession,
     Query,
     Record,
@@ -101,7 +102,7 @@ class Bench:
         self.sent.append(data)
 
     def look_up(self, query: Query, answer: Callable[[Query, Resolution], None]) -> None:
-        answer(query, Resolution((("192.0.2.1", 5060),)))
+        answer(query, Resolution((Hop("udp", ("192.0.2.1", 5060)),)))
 
     def bugs(self) -> list[str]:
         return [fact.text for fact in self.told if isinstance(fact, Trace) and fact.kind == "bug"]
