@@ -80,6 +80,8 @@ class Endpoint:
         try:
             message = parse(data)
             message.validate()
+            if flow.transport != "udp" and "Content-Length" not in message.headers:  # RFC 3261 §20.14
+                raise PeerError(400, "Missing Content-Length")
         except Malformed as error:
             self._refuse(error.request, error, flow)
             return None
