@@ -94,8 +94,17 @@ class Peer:
     user: str = ""
     username: str = ""
     password: str = field(repr=False, default="")
+    inbound_username: str = ""  # with it we challenge this peer's INVITEs and REGISTERs
+    inbound_password: str = field(repr=False, default="")
+    registrar: Host | None = None  # where we register; None: at the first of `hosts`
     max_calls: int = 0  # 0: no limit
-    cps: float = 0.0  # 0: no limit
+    cps: float = 0.0  # new calls a second toward this peer; 0: no limit
+    cps_from: float = 0.0  # new calls a second taken from this peer; 0: no limit
+    reserve: Mapping[str, int] = field(default_factory=dict)  # direction → calls of `max_calls` kept for it (F18)
+    queue_for: float = 0.0  # seconds a call may wait for `cps` (D13)
+    max_minutes_a_day: int = 0  # of answered calls toward this peer; 0: no limit (T09)
+    allow: tuple[str, ...] = ()  # prefixes of the numbers that may be dialled through this peer; none: every number
+    deny: tuple[str, ...] = ()  # prefixes that may not; the longer of two that fit decides
     variables: Mapping[str, str] = field(repr=False, default_factory=dict)  # other keys that fill URI templates
 
 
@@ -145,14 +154,22 @@ def check(path: Path | str) -> tuple[Config | None, list[ConfigError]]:
     return _Loader(document).load()
 
 
-_SECRETS = frozenset({"password", "token", "api_key"})
+_SECRETS = frozenset({"password", "inbound_password", "token", "api_key"})
 _REFERENCE = re.compile(r"\$\{([^}]*)\}?")
+QUEUE_FOR = 5.0  # seconds a call may wait for its carrier's cps where nothing is written (D13)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _NUMBER = re.compile(r"\*|\+?[A-Za-z0-9_.#() -]+\*?")
+_PREFIX = re.compile(r"\+?[A-Za-z0-9_.#() -]+\*?")
 _DNS_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_](?:[A-Za-z0-9_-]*)(?:\.[A-Za-z0-9_-]+)*\.?")
 # Where orchestrators mount secrets for one container alone, with a mode that they choose
 _MOUNTED_SECRETS = (Path("/run/secrets"), Path("/var/run/secrets"))
-_PEER_KEYS = ("profile", "mode", "region", "sources", "user", "username", "password", "max_calls", "cps")
+_PEER_KEYS = (
+    *("profile", "mode", "region", "sources", "user", "username", "password", "inbound_username", "inbound_password"),
+    *("registrar", "max_calls", "cps", "cps_from", "reserve", "queue_for", "max_minutes_a_day", "allow", "deny"),
+)
+_DIRECTIONS = ("inbound", "outbound")
+# What nobody means to dial: satellite and international networks, international and North American premium rate (T09)
+PREMIUM = ("+870", "+878", "+881", "+882", "+883", "+888", "+979", "+1900", "+1976")
 
 
 class _Table:
@@ -417,18 +434,16 @@ class _Loader:
 
     def _peer(self, table: _Table, name: str, kind: str) -> Peer | None:
         profile = self._profile(table, kind)
-        accounts = {key: table.text(key) for key in ("user", "username", "password")}
+        accounts = self._accounts(table)
         own_sources = self._networks(table)
-        max_calls, cps = int(table.number("max_calls", whole=True)), table.number("cps", whole=False)
-        for key, value in accounts.items():
-            if any(character < " " or character == "\x7f" for character in value):
-                table.wrong(key, "holds a control character", "write one line of text")  # T13
-        if accounts["username"] and not accounts["password"] and "password" not in table.values:
-            table.wrong("username", "has no password", 'write password = "${env:NAME}"')
-        if accounts["password"] and not accounts["username"]:
-            table.wrong("password", "has no username", "write username beside it")
+        limits = self._limits(table)
+        if kind == "carrier":
+            limits["deny"] = PREMIUM if "deny" not in table.values else limits["deny"]
         if profile is None:
             return None  # what the other keys should be is not known
+        if accounts["inbound_username"] and not profile.answers_challenge:
+            problem = f"{profile.name} cannot answer a challenge: none of its calls would come through"
+            table.wrong("inbound_username", problem, "leave it out: its addresses identify it")
         needed = [key for key in profile.placeholders if key not in accounts]
         variables = {
             key: table.text(key) for key in (*needed, *profile.variables) if key in table.values or key in needed
@@ -458,11 +473,73 @@ class _Loader:
             profile=replace(profile, headers=headers),
             hosts=hosts,
             sources=tuple(dict.fromkeys(sources)),
-            max_calls=max_calls,
-            cps=float(cps),
+            registrar=self._registrar(table, profile, values),
             variables=variables,
             **accounts,
+            **limits,
         )
+
+    def _accounts(self, table: _Table) -> dict[str, str]:
+        """Read what identifies the account, in both directions."""
+        keys = ("user", "username", "password", "inbound_username", "inbound_password")
+        accounts = {key: table.text(key) for key in keys}
+        for key, value in accounts.items():
+            if any(character < " " or character == "\x7f" for character in value):
+                table.wrong(key, "holds a control character", "write one line of text")  # T13
+        for name, secret in (("username", "password"), ("inbound_username", "inbound_password")):
+            if accounts[name] and not accounts[secret] and secret not in table.values:
+                table.wrong(name, f"has no {secret}", f'write {secret} = "${{env:NAME}}"')
+            if accounts[secret] and not accounts[name]:
+                table.wrong(secret, f"has no {name}", f"write {name} beside it")
+        return accounts
+
+    def _limits(self, table: _Table) -> dict[str, Any]:
+        """Read how much an account may carry, and which numbers may be dialled through it (T09, D13, F18)."""
+        cps = float(table.number("cps", whole=False))
+        max_calls = int(table.number("max_calls", whole=True))
+        return {
+            "max_calls": max_calls,
+            "cps": cps,
+            "cps_from": float(table.number("cps_from", whole=False)),
+            "reserve": self._reserve(table, max_calls),
+            "queue_for": float(table.number("queue_for", whole=False)) if "queue_for" in table.values else QUEUE_FOR,
+            "max_minutes_a_day": int(table.number("max_minutes_a_day", whole=True)),
+            "allow": self._prefixes(table, "allow"),
+            "deny": self._prefixes(table, "deny"),
+        }
+
+    def _reserve(self, table: _Table, max_calls: int) -> dict[str, int]:
+        """Read the calls of ``max_calls`` that are kept for a direction, so that the other can't starve it (F18)."""
+        if "reserve" not in table.values:
+            table.known.add("reserve")
+            return {}
+        inner = _Table(self, table.raw("reserve"), (*table.path, "reserve"))
+        reserve = {name: int(inner.number(name, whole=True)) for name in _DIRECTIONS if name in inner.values}
+        inner.known |= set(_DIRECTIONS)
+        inner.finish()
+        if reserve and not max_calls:
+            table.wrong("reserve", "is a share of max_calls, which is not set", "write max_calls beside it")
+        elif sum(reserve.values()) > max_calls:
+            table.wrong("reserve", f"keeps more than the {max_calls} of max_calls", "write smaller numbers")
+        return reserve
+
+    def _prefixes(self, table: _Table, key: str) -> tuple[str, ...]:
+        prefixes = []
+        for index, text in enumerate(table.texts(key)):
+            if _PREFIX.fullmatch(text):
+                prefixes.append(text.removesuffix("*"))
+            else:
+                table.wrong((key, index), f"{shown(text)} is no prefix of a number", 'write it as "+1900"')
+        return tuple(prefixes)
+
+    def _registrar(self, table: _Table, profile: Profile, values: Mapping[str, str]) -> Host | None:
+        text = table.text("registrar")
+        if not text:
+            return None
+        if not profile.register:
+            problem = "names where to register, but this account does not register"
+            table.wrong("registrar", problem, "write register = true beside it, or leave it out")
+        return self._host(table, ("registrar",), profile, text)
 
     def _profile(self, table: _Table, kind: str) -> Profile | None:
         """Load the account's profile with the overrides of its table; report what is wrong with either."""
