@@ -7,24 +7,22 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from bridge.b2bua.actions import (
-    Action,
     CloseSession,
-    Hop,
     OpenSession,
     Query,
     RelabelSession,
     Resolution,
-    Resolve,
     Trace,
     UpdateSession,
 )
 from bridge.b2bua.control import Answer, Cause, ControlEvent, Hangup, Progress, Reject, Reoffer, Ringing
-from bridge.b2bua.leg import Leg, Switchboard
-from bridge.b2bua.record import Attempt, CallRecord, LegFacts, Reason, reason_of
-from bridge.b2bua.routing import Dialled, Target, invitation, is_address
+from bridge.b2bua.exchange import Exchange, Timer
+from bridge.b2bua.hunt import Hunt
+from bridge.b2bua.leg import Leg
+from bridge.b2bua.record import CallRecord, LegFacts, Reason
+from bridge.b2bua.routing import Dialled, Invitation, Target
 from bridge.config import Peer
 from bridge.errors import PeerError
 from bridge.media.relay import (
@@ -49,7 +47,6 @@ from bridge.sdp.offer_answer import (
     payload_map,
 )
 from bridge.sdp.session import Description
-from bridge.sip.events import Address, Flow
 from bridge.sip.message import REASONS, Header
 
 REPORT_FOR = 2.0  # seconds the relay has to report on a closed session before the record goes out without it
@@ -64,31 +61,6 @@ class CallState(enum.Enum):
     ENDED = "ended"
 
 
-class Timer(enum.Enum):
-    RINGING = "ringing"  # let the caller hear 180 by then
-    RESPONSE = "response"  # the target has given no response at all
-    RING = "ring"  # the target has not answered
-    REPORT = "report"
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """What a call needs of the core: actions out, timers, legs, and where we are on a transport."""
-
-    act: Callable[[Action], None]
-    set_timer: Callable[[Call, Timer, float], None]
-    cancel_timer: Callable[[Call, Timer], None]
-    switchboard: Switchboard
-    query_id: Callable[[Call], int]
-    flow_to: Callable[[str, Address, str], Flow | None]  # transport, address, host name → a flow from a listener
-    contact: Callable[[Flow], str]
-    our_host: Callable[[Flow], str]
-    learn: Callable[[Peer, str], None]
-    full: Callable[[Peer], bool]  # a peer that has all the calls it may have
-    media_address: str
-    ended: Callable[[Call, SessionReport | None, float], None]
-
-
 class Call:
     """Bring a caller's leg together with the first target that answers, and keep the two until one leaves."""
 
@@ -99,23 +71,17 @@ class Call:
         self.record = record
         self.callee: Leg | None = None
         self.state = CallState.OPENING
-        self._dialled: Dialled | None = None
-        self._targets: list[Target] = []
-        self._hops: list[tuple[Target, Hop]] = []  # the current target's, still to be tried
         self._exchange = exchange
+        self._hunt: Hunt | None = None
         self._ports: SessionOpened | None = None
-        self._attempt_at = 0.0
-        self._attempt: Target | None = None
         self._versions = dict.fromkeys(LegName, 0)
-        self._query: int | None = None
-        self._last_cause = Cause(503, "Service Unavailable")
-        self._last_reason: Reason | None = None  # where the status alone does not say it
 
     # -- inputs ----------------------------------------------------------------------------------------------------
 
     def begin(self, caller: Leg, dialled: Dialled, targets: list[Target], now: float) -> None:
         """Ask for relay ports; the first target is dialled when they are there."""
-        self.caller, self._dialled, self._targets = caller, dialled, targets
+        self.caller = caller
+        self._hunt = Hunt(self, self._exchange, self, caller.name.other, dialled, targets, self.record.attempts)
         self._note_leg(caller)
         self._exchange.set_timer(self, Timer.RINGING, now + caller.peer.profile.ringing_after)
         self._exchange.act(OpenSession(self.session, self._label))
@@ -142,7 +108,8 @@ class Call:
         if self.state is CallState.OPENING:
             self._ports = event
             self._enter(CallState.DIALLING, now)
-            self._next_target(now)
+            if self._hunt is not None:
+                self._hunt.next_target(now)
 
     def refused(self, event: SessionRefused, now: float) -> None:
         if self.state is CallState.OPENING:
@@ -152,16 +119,8 @@ class Call:
 
     def resolved(self, query: Query, resolution: Resolution, now: float) -> None:
         """Take the addresses of the target that is being looked up."""
-        if self.state is not CallState.DIALLING or query.id != self._query or self._attempt is None:
-            return
-        self._query = None
-        for hop in resolution.hops:
-            self._exchange.learn(self._attempt.peer, hop.address[0])
-        if resolution.hops:
-            self._hops = [(self._attempt, hop) for hop in resolution.hops]
-            self._next_hop(now)
-        else:
-            self._attempt_failed(Cause(503, f"Unresolvable: {resolution.problem}"), now)
+        if self._hunt is not None:
+            self._hunt.resolved(query, resolution, now)
 
     def media_silent(self, event: MediaSilent, now: float) -> None:
         """Probe a peer from which neither RTP nor RTCP comes: a dead one must not hold the other for ever (F09)."""
@@ -178,11 +137,9 @@ class Call:
         match timer:
             case Timer.RINGING:
                 self.caller.ring(now)
-            case Timer.RESPONSE:
-                if self.callee is not None and not self.callee.responded:
-                    self._abandon_attempt(Cause(408, "No Response"), now)
-            case Timer.RING:
-                self._abandon_attempt(Cause(480, "No Answer"), now, final=True)
+            case Timer.RESPONSE | Timer.RING:
+                if self._hunt is not None:
+                    self._hunt.timeout(timer, now)
             case Timer.REPORT:
                 self._finish(None, now)
 
@@ -190,94 +147,30 @@ class Call:
         """End the call from outside: an operator, or a bug of ours."""
         if self.state in (CallState.OPENING, CallState.DIALLING):  # the caller hears this as its final response
             self.record.status = cause.status
-            if self.callee is not None:
-                self._note_attempt(487, now)
+            if self._hunt is not None:
+                self._hunt.stop(cause, (), now)
         self._end(cause, reason, ended_by, None, now)
 
     # -- looking for a target --------------------------------------------------------------------------------------
 
-    def _next_target(self, now: float) -> None:
-        if not self._targets:
-            self._give_up(self._last_cause, self._last_reason or reason_of(self._last_cause.status), now)
-            return
-        target = self._attempt = self._targets.pop(0)
-        self._attempt_at = now
-        if self._exchange.full(target.peer):
-            self._note_attempt(503, now)
-            self._last_cause, self._last_reason = Cause(503, "Service Unavailable"), Reason.LIMIT
-            self._next_target(now)
-            return
-        host = target.host.host
-        if is_address(host):
-            self._hops = [(target, Hop(target.transport, (host.strip("[]"), target.port)))]
-            self._next_hop(now)
-        else:
-            self._query = self._exchange.query_id(self)
-            self._exchange.act(Resolve(target.query(self._query)))
-
-    def _next_hop(self, now: float) -> None:
-        assert self._ports is not None
-        if not self._hops:
-            self._next_target(now)
-            return
-        target, hop = self._hops.pop(0)
-        self._attempt, self._attempt_at = target, now
-        name = "" if is_address(target.host.host) else target.host.host
-        flow = self._exchange.flow_to(hop.transport, hop.address, name)
-        if flow is None:
-            self._attempt_failed(Cause(503, f"No {hop.transport} listener"), now)
-            return
-        assert self._dialled is not None
-        exchange, name = self._exchange, self.caller.name.other
-        asked = invitation(target, self._dialled, exchange.our_host(flow))
-        try:
-            policy = codec_policy(target.peer).within(codec_policy(self.caller.peer))
-            offer = make_offer(self.caller.remote_description, policy, self._anchor(name))
-        except PeerError as error:
-            self._attempt_failed(Cause(error.status, error.reason), now)
-            return
+    def offer(self, peer: Peer) -> Description:
+        """Offer a target what the caller offered us. Raises PeerError."""
+        name = self.caller.name.other
+        policy = codec_policy(peer).within(codec_policy(self.caller.peer))
+        offer = make_offer(self.caller.remote_description, policy, self._anchor(name))
         self._versions[name] += 1
-        self.callee = Leg(
-            name,
-            target.peer,
-            flow,
-            exchange.contact(flow),
-            self.record.id,
-            exchange.switchboard,
-            self.receive,
-        )
-        self.record.request_uri = asked.request_uri
-        profile = target.peer.profile
-        exchange.set_timer(self, Timer.RESPONSE, now + profile.response_deadline)
-        exchange.set_timer(self, Timer.RING, now + profile.ring_deadline)
-        self.callee.call(asked, offer, now)
-        self._note_leg(self.callee)
+        return offer
 
-    def _abandon_attempt(self, cause: Cause, now: float, final: bool = False) -> None:
-        if self.state is not CallState.DIALLING or self.callee is None:
-            return
-        callee, self.callee = self.callee, None
-        callee.hang_up(cause, (), now)
-        if final:
-            self._note_attempt(cause.status, now)
-            self._give_up(cause, Reason.NO_ANSWER, now)
-        else:
-            self._attempt_failed(cause, now)
+    def trying(self, leg: Leg, invitation: Invitation, now: float) -> None:
+        """Take the leg of an attempt as callee."""
+        self.callee = leg
+        self.record.request_uri = invitation.request_uri
+        self._note_leg(leg)
 
-    def _attempt_failed(self, cause: Cause, now: float) -> None:
-        """Move to the next target where the profile says so; else the caller gets the failure (D12)."""
-        assert self._attempt is not None
+    def nobody(self, cause: Cause, reason: Reason, now: float) -> None:
+        """Give the caller the failure of the last attempt."""
         self.callee = None
-        self._note_attempt(cause.status, now)
-        self._last_cause, self._last_reason = cause, None
-        self._exchange.cancel_timer(self, Timer.RESPONSE)
-        self._exchange.cancel_timer(self, Timer.RING)
-        if cause.status not in self._attempt.peer.profile.retry:
-            self._give_up(cause, reason_of(cause.status), now)
-        elif self._hops:
-            self._next_hop(now)
-        else:
-            self._next_target(now)
+        self._give_up(cause, reason, now)
 
     # -- the table's actions ---------------------------------------------------------------------------------------
 
@@ -307,12 +200,12 @@ class Call:
             self.callee.hang_up(cause, (), now)
             self._attempt_failed(cause, now)
             return
-        self._note_attempt(200, now)
+        if self._hunt is not None:
+            self._hunt.answered(now)
         self._note_ringing(now)
         self.record.answered_at = now
         self.record.status = 200
-        for timer in (Timer.RINGING, Timer.RESPONSE, Timer.RING):
-            self._exchange.cancel_timer(self, timer)
+        self._exchange.cancel_timer(self, Timer.RINGING)
         self.caller.answer(answer, event.headers, now)
         self._enter(CallState.UP, now)
         self._update_media(now, fill=True)
@@ -320,10 +213,14 @@ class Call:
     def _callee_rejected(self, event: Reject, now: float) -> None:
         self._attempt_failed(event.cause, now)
 
+    def _attempt_failed(self, cause: Cause, now: float) -> None:
+        self.callee = None
+        if self._hunt is not None:
+            self._hunt.failed(cause, now)
+
     def _caller_gave_up(self, event: Hangup, now: float) -> None:
-        if self.callee is not None:
-            self.callee.hang_up(event.cause, event.headers, now)
-            self._note_attempt(487, now)
+        if self._hunt is not None:
+            self._hunt.stop(event.cause, event.headers, now)
         self._end(event.cause, Reason.CANCELLED, self.caller.name.value, self.caller, now)
         self.record.status = 487
 
@@ -492,12 +389,6 @@ class Call:
     @property
     def _label(self) -> SessionLabel:
         return SessionLabel(self.record.carrier, self.record.platform)
-
-    def _note_attempt(self, status: int, now: float) -> None:
-        if self._attempt is not None:
-            self.record.attempts.append(
-                Attempt(self._attempt.peer.name, str(self._attempt), status, now - self._attempt_at)
-            )
 
     def _note_ringing(self, now: float) -> None:
         if self.record.ringing_at is None:

@@ -1,0 +1,185 @@
+"""A hunt: one target after the other, one hop of it after the other, until somebody answers.
+
+A call hunts for its callee, a transfer for the party it brings the caller to. The one that hunts (`Hunter`) makes the
+offer for each target and hears what the leg that is being tried says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
+
+from bridge.b2bua.actions import Hop, Query, Resolution, Resolve
+from bridge.b2bua.control import Cause, ControlEvent
+from bridge.b2bua.exchange import Exchange, Timer
+from bridge.b2bua.leg import Leg
+from bridge.b2bua.record import Attempt, Reason, reason_of
+from bridge.b2bua.routing import Dialled, Invitation, Target, invitation, is_address
+from bridge.config import Peer
+from bridge.errors import PeerError
+from bridge.media.relay import LegName
+from bridge.sdp.session import Description
+from bridge.sip.message import Header
+
+if TYPE_CHECKING:
+    from bridge.b2bua.call import Call
+
+
+class Hunter(Protocol):
+    """The one for whom a hunt looks for somebody."""
+
+    def offer(self, peer: Peer) -> Description:
+        """Return our offer to one target. Raises PeerError where nothing is common."""
+
+    def trying(self, leg: Leg, invitation: Invitation, now: float) -> None:
+        """Learn that the INVITE of an attempt is out."""
+
+    def receive(self, leg: Leg, event: ControlEvent, now: float) -> None:
+        """Take what the leg that is being tried says."""
+
+    def nobody(self, cause: Cause, reason: Reason, now: float) -> None:
+        """Learn that nobody answers: no target is left, or the last one's refusal ends the hunt."""
+
+
+class Hunt:
+    """Try targets in order for one call. ``leg`` is the attempt in progress, and the answered one in the end.
+
+    ``name`` is the side of the relay session that the answerer will have; ``attempts`` takes a note of each.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        exchange: Exchange,
+        hunter: Hunter,
+        name: LegName,
+        asked: Dialled,
+        targets: Iterable[Target],
+        attempts: list[Attempt],
+    ) -> None:
+        self.leg: Leg | None = None
+        self._call = call
+        self._exchange = exchange
+        self._hunter = hunter
+        self._name = name
+        self._asked = asked
+        self._targets = list(targets)
+        self._hops: list[Hop] = []  # of the target at hand, still to be tried
+        self._attempts = attempts
+        self._target: Target | None = None
+        self._began_at = 0.0
+        self._query: int | None = None
+        self._last = Cause(503, "Service Unavailable"), Reason.FAR_FAILURE
+
+    def next_target(self, now: float) -> None:
+        """Begin with the next target; without one the hunt is over."""
+        if not self._targets:
+            self._hunter.nobody(*self._last, now)
+            return
+        target = self._target = self._targets.pop(0)
+        self._began_at = now
+        if self._exchange.full(target.peer):
+            self._note(503, now)
+            self._last = Cause(503, "Service Unavailable"), Reason.LIMIT
+            self.next_target(now)
+            return
+        host = target.host.host
+        if is_address(host):
+            self._hops = [Hop(target.transport, (host.strip("[]"), target.port))]
+            self._next_hop(now)
+        else:
+            self._query = self._exchange.query_id(self._call)
+            self._exchange.act(Resolve(target.query(self._query)))
+
+    def resolved(self, query: Query, resolution: Resolution, now: float) -> None:
+        """Take the addresses of the target that is being looked up."""
+        if query.id != self._query or self._target is None:
+            return
+        self._query = None
+        for hop in resolution.hops:
+            self._exchange.learn(self._target.peer, hop.address[0])
+        if resolution.hops:
+            self._hops = list(resolution.hops)
+            self._next_hop(now)
+        else:
+            self.failed(Cause(503, f"Unresolvable: {resolution.problem}"), now)
+
+    def timeout(self, timer: Timer, now: float) -> None:
+        """Give up the attempt that has not answered, or not even responded, in time."""
+        leg = self.leg
+        if leg is None:
+            return
+        if timer is Timer.RING:
+            self.stop(Cause(480, "No Answer"), (), now, status=480)
+            self._hunter.nobody(Cause(480, "No Answer"), Reason.NO_ANSWER, now)
+        elif not leg.responded:
+            cause = Cause(408, "No Response")
+            leg.hang_up(cause, (), now)
+            self.failed(cause, now)
+
+    def failed(self, cause: Cause, now: float) -> None:
+        """Move to the next target where the profile says so; else the hunt is over (D12)."""
+        assert self._target is not None
+        self.leg = None
+        self._note(cause.status, now)
+        self._last = cause, reason_of(cause.status)
+        self._stop_timers()
+        if cause.status not in self._target.peer.profile.retry:
+            self._hunter.nobody(*self._last, now)
+        elif self._hops:
+            self._next_hop(now)
+        else:
+            self.next_target(now)
+
+    def answered(self, now: float) -> None:
+        """Take note that the attempt has been answered, and rest."""
+        self._note(200, now)
+        self._stop_timers()
+
+    def stop(self, cause: Cause, headers: tuple[Header, ...], now: float, status: int = 487) -> None:
+        """Give the hunt up; nobody is told."""
+        leg, self.leg, self._query = self.leg, None, None
+        self._stop_timers()
+        if leg is not None:
+            leg.hang_up(cause, headers, now)
+            self._note(status, now)
+
+    def _next_hop(self, now: float) -> None:
+        target, exchange = self._target, self._exchange
+        assert target is not None
+        hop = self._hops.pop(0)
+        self._began_at = now
+        name = "" if is_address(target.host.host) else target.host.host
+        flow = exchange.flow_to(hop.transport, hop.address, name)
+        if flow is None:
+            self.failed(Cause(503, f"No {hop.transport} listener"), now)
+            return
+        try:
+            offer = self._hunter.offer(target.peer)
+        except PeerError as error:
+            self.failed(Cause(error.status, error.reason), now)
+            return
+        asked = invitation(target, self._asked, exchange.our_host(flow))
+        self.leg = Leg(
+            self._name,
+            target.peer,
+            flow,
+            exchange.contact(flow),
+            self._call.record.id,
+            exchange.switchboard,
+            self._hunter.receive,
+        )
+        profile = target.peer.profile
+        exchange.set_timer(self._call, Timer.RESPONSE, now + profile.response_deadline)
+        exchange.set_timer(self._call, Timer.RING, now + profile.ring_deadline)
+        self.leg.call(asked, offer, now)
+        self._hunter.trying(self.leg, asked, now)
+
+    def _stop_timers(self) -> None:
+        for timer in (Timer.RESPONSE, Timer.RING):
+            self._exchange.cancel_timer(self._call, timer)
+
+    def _note(self, status: int, now: float) -> None:
+        if self._target is not None:
+            target = self._target
+            self._attempts.append(Attempt(target.peer.name, str(target), status, now - self._began_at))
