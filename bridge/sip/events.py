@@ -19,8 +19,8 @@ class Flow:
 
     ``transport`` is ``udp``, ``tcp`` or ``tls``; ``local`` is the address of the listener that speaks for us (over
     UDP also the socket). On streams ``connection`` names the connection a message came over (0: none yet) and is a
-    wish: while it lives, what is sent goes over it; after that over any live connection to ``remote`` under ``name``, or
-    over a new one to ``remote``. So ``remote`` of a flow that is answered on is where the peer can be called back
+    wish: while it lives, what is sent goes over it; after that over any live connection to ``remote`` under
+    ``name``, or over a new one to ``remote``. So ``remote`` of a flow that is answered on is where the peer can be called back
     (RFC 3261 §18.2.2), not the source port of its connection. ``name`` is the host name that was looked up to find
     ``remote``: what TLS asks for (SNI) and what the peer's certificate must prove (D14); "" where an address was given.
     """
@@ -102,6 +102,16 @@ class AckMissing:
     transaction: ServerTransaction
 
 
+@dataclass(frozen=True, slots=True)
+class PrackMissing:
+    """A reliable provisional response was repeated for 64*T1 and never acknowledged (RFC 3262 §3).
+
+    The owner refuses the INVITE with a 5xx (R30: 504); a 2xx that waited for the PRACK is gone.
+    """
+
+    transaction: ServerTransaction
+
+
 EndpointEvent = (
     RequestReceived
     | CancelReceived
@@ -110,4 +120,5 @@ EndpointEvent = (
     | TransactionTimedOut
     | TransactionFailed
     | AckMissing
+    | PrackMissing
 )

@@ -91,13 +91,12 @@ def test_r15_however_a_stream_is_dealt_out_the_messages_are_the_same(parts, size
 
 def test_a_message_that_is_not_whole_is_pending():
     framer, data = Framer(), message(b"body")
-    assert not framer.pending
-    framer.feed(data[:10])
-    assert framer.pending
-    framer.feed(data[10:-1])
-    assert framer.pending
-    assert framer.feed(data[-1:] + b"\r\n\r\n") == [Message(data), Ping()]
-    assert not framer.pending
+    pending = [framer.pending]
+    for piece in (data[:10], data[10:-1], data[-1:] + b"\r\n\r\n"):
+        framed = framer.feed(piece)
+        pending.append(framer.pending)
+    assert pending == [False, True, True, False]
+    assert framed == [Message(data), Ping()]
 
 
 @pytest.mark.parametrize("piece", [1, 1000, MESSAGE_LIMIT])
