@@ -29,6 +29,7 @@ HOST = re.compile(
 )
 PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 TRANSPORTS = ("udp", "tcp", "tls")
+PLUS_FIELDS = ("request_uri", "to", "from", "identity", "refer_to")  # where a number is written (D2)
 
 Where = Callable[[KeyPath, str, str], ConfigError]
 
@@ -56,7 +57,7 @@ class Profile:
     port: int  # where the host names none
     transports: tuple[str, ...]  # offered by the party; the first is used where nothing else is said
     request_uri: str  # template: "sip:{number}@{host}"; placeholders number, user, host and the peer's own keys
-    plus: Mapping[str, str]  # request_uri, to, from → "add" | "strip" | "keep"
+    plus: Mapping[str, str]  # request_uri, to, from, identity, refer_to → "add" | "strip" | "keep"
 
     # who may send to us
     signalling_sources: tuple[str, ...]  # CIDR
@@ -317,7 +318,7 @@ SCHEMA: Mapping[str, Key] = {
     "port": Key(_integer(1, 65535)),
     "transports": Key(_listing(_one_of(*TRANSPORTS), at_least=1)),
     "request_uri": Key(_request_uri),
-    "plus": Key(_table(_one_of("request_uri", "to", "from"), _one_of("add", "strip", "keep"))),
+    "plus": Key(_table(_one_of(*PLUS_FIELDS), _one_of("add", "strip", "keep"))),
     "signalling_sources": Key(_listing(_network)),
     "media_sources": Key(_listing(_network)),
     "authentication": Key(_one_of("none", "digest", "any")),
