@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -136,10 +137,16 @@ class Ground:
 
     def another_bridge(self, ports: str = "20000-21999") -> Bridge:
         """Start a bridge with a range of media ports in place of the one that is there."""
+        return self.bridge_with(lambda name: config(self.stage.network, str(self.stage.directory), name, ports))
+
+    def bridge_with(self, text: Callable[[str], str]) -> Bridge:
+        """Start a bridge with a configuration of its own in place of the one that is there; ``text`` takes its name."""
+        if self.against is not None:
+            raise NotApplicable("needs a bridge with a configuration of its own; run without --against")
         self.bridge_gone()
         self._bridges += 1
         name = f"bridge{self._bridges}"
-        self._bridge = self.stage.bridge(config(self.stage.network, str(self.stage.directory), name, ports), name)
+        self._bridge = self.stage.bridge(text(name), name)
         return self._bridge
 
     def bridge_died(self) -> str:
