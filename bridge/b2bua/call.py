@@ -21,15 +21,14 @@ from bridge.b2bua.control import Answer, Cause, ControlEvent, Hangup, Progress, 
 from bridge.b2bua.exchange import Exchange, Timer
 from bridge.b2bua.hunt import Hunt
 from bridge.b2bua.leg import Leg
+from bridge.b2bua.media import agreed, codec_policy, leg_media
 from bridge.b2bua.record import CallRecord, LegFacts, Reason
 from bridge.b2bua.routing import Dialled, Invitation, Target
 from bridge.config import Peer
 from bridge.errors import PeerError
 from bridge.media.relay import (
-    LegMedia,
     LegName,
     MediaSilent,
-    Payload,
     SessionClosed,
     SessionLabel,
     SessionOpened,
@@ -38,19 +37,16 @@ from bridge.media.relay import (
 )
 from bridge.sdp.anchor import Anchor
 from bridge.sdp.offer_answer import (
-    CodecPolicy,
     differs,
     local_answer,
     make_answer,
     make_offer,
     negotiated,
-    payload_map,
 )
 from bridge.sdp.session import Description
 from bridge.sip.message import REASONS, Header
 
 REPORT_FOR = 2.0  # seconds the relay has to report on a closed session before the record goes out without it
-SILENT_AFTER = 60.0  # seconds without RTP and RTCP after which a peer is asked whether it still lives
 
 
 class CallState(enum.Enum):
@@ -301,38 +297,15 @@ class Call:
     def _update_media(self, now: float, fill: bool) -> None:
         """Tell the relay what both legs have agreed."""
         legs = [leg for leg in (self.caller, self.callee) if leg is not None]
-        agreed = {
-            leg.name: negotiated(leg.local_description, leg.remote_description, leg.we_answered)
-            for leg in legs
-            if leg.local_description is not None and leg.remote_description is not None
-        }
-        if len(agreed) < 2:
+        terms = {leg.name: known for leg in legs if (known := agreed(leg)) is not None}
+        if len(terms) < 2:
             return
         for leg in legs:
-            near, far, profile = agreed[leg.name], agreed[leg.name.other], leg.peer.profile
-            payloads = tuple(Payload(*entry) for entry in payload_map(near, far))
-            speech = next((codec for codec in near.codecs if codec.encoding in ("PCMU", "PCMA")), None)
-            permitted = list(profile.media_sources) if profile.latch == "latch" else []
-            if near.private_address and profile.latch == "latch":
-                permitted.append(leg.flow.remote[0])  # T01: the leg's signalling source stands in for it
-            media = LegMedia(
-                remote_rtp=near.remote_rtp,
-                remote_rtcp=near.remote_rtcp,
-                rtcp_mux=near.rtcp_mux,
-                may_send=near.may_send,
-                may_receive=near.may_receive,
-                payloads=payloads,
-                ptime_ms=near.ptime_ms,
-                fill_after_ms=profile.fill_after_ms if fill and profile.fill == "silence" else None,
-                fill_payload_type=speech.payload_type if speech else None,
-                permitted=tuple(permitted),
-                latch_for=profile.latch_for if profile.latch == "latch" else 0.0,
-                silent_after=SILENT_AFTER if fill and near.may_receive else None,
-            )
+            near, far = terms[leg.name], terms[leg.name.other]
             facts = self.record.legs[leg.name]
             facts.codec = near.codecs[0].encoding
             facts.ptime_ms = near.ptime_ms
-            self._exchange.act(UpdateSession(self.session, leg.name, media))
+            self._exchange.act(UpdateSession(self.session, leg.name, leg_media(leg, near, far, fill)))
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
@@ -412,12 +385,6 @@ class Call:
 
     def _trace(self, kind: str, text: str, now: float) -> None:
         self._exchange.act(Trace(kind, now, call=self.record.id, text=text))
-
-
-def codec_policy(peer: Peer) -> CodecPolicy:
-    """Return what a peer's profile lets us negotiate with it."""
-    profile = peer.profile
-    return CodecPolicy(profile.codecs, profile.telephone_event, profile.ptime_ms)
 
 
 # (state, who speaks, what is said) → what the call does. What is not listed has no meaning there and is let pass:

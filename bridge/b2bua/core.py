@@ -25,10 +25,11 @@ from bridge.b2bua.actions import (
     TapSession,
     Trace,
 )
-from bridge.b2bua.call import Call, codec_policy
+from bridge.b2bua.call import Call
 from bridge.b2bua.control import Cause
 from bridge.b2bua.exchange import Exchange, Timer
 from bridge.b2bua.leg import Leg, Switchboard, capabilities, refusal
+from bridge.b2bua.media import codec_policy
 from bridge.b2bua.record import CallRecord, Reason, reason_of
 from bridge.b2bua.routing import Dialled, Routes, Sources, dialled, invitation, passing
 from bridge.config import Config, Peer
