@@ -136,7 +136,7 @@ class Service:
         records = self._start_records()
         self._core = Core(config, SystemTokens(), listeners, media_address, wall_offset)
         recent = RecentCalls(wall_offset)
-        metrics = Metrics(relay, self._core.live)
+        metrics = Metrics(relay, self._core.live, self._core.counts)
         self._driver = Driver(
             self._core,
             reactor,

@@ -46,13 +46,20 @@ _LIMITS = {"limit": "max_calls", "no-ports": "media_ports"}  # reason of a recor
 class Metrics:
     """Hold the metrics of one bridge; an instance is an observer of the driver."""
 
-    def __init__(self, relay: Relay, live_calls: Callable[[], Iterable[tuple[str, str, str]]]) -> None:
-        """``live_calls`` returns carrier, platform and direction of each (`Core.live`); read at each scrape."""
+    def __init__(
+        self,
+        relay: Relay,
+        live_calls: Callable[[], Iterable[tuple[str, str, str]]],
+        held: Callable[[], Mapping[str, int]] = dict,
+    ) -> None:
+        """``live_calls`` returns carrier, platform and direction of each (`Core.live`), ``held`` what signalling holds
+        in memory by kind (`Core.counts`); both are read at each scrape.
+        """
         # A creation time for each series would swell a scrape by a third.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self.registry.register(_Scraped(relay, live_calls, lambda: self.bugs))
+        self.registry.register(_Scraped(relay, live_calls, held, lambda: self.bugs))
 
         self._calls = self._counter("calls", "Calls that ended.", (*CALL, "result", "reason"))
         self._setup = self._histogram("call_setup_seconds", "From the INVITE to the answer.", CALL, _SETUP)
@@ -152,17 +159,28 @@ class Metrics:
 
 
 class _Scraped(Collector):
-    """Read at each scrape what others count: live calls, and the relay's totals and ports."""
+    """Read at each scrape what others count: live calls, what signalling holds, and the relay's totals and ports."""
 
     def __init__(
-        self, relay: Relay, live_calls: Callable[[], Iterable[tuple[str, str, str]]], bugs: Callable[[], int]
+        self,
+        relay: Relay,
+        live_calls: Callable[[], Iterable[tuple[str, str, str]]],
+        held: Callable[[], Mapping[str, int]],
+        bugs: Callable[[], int],
     ) -> None:
         self._relay = relay
         self._live_calls = live_calls
+        self._held = held
         self._bugs = bugs
 
     def collect(self) -> Iterator[Metric]:
         yield self._active()
+        held = GaugeMetricFamily(
+            f"{PREFIX}_sip_held", "Dialogs, transactions, timers and the like in memory (T19).", labels=("kind",)
+        )
+        for kind, count in self._held().items():
+            held.add_metric([kind], count)
+        yield held
         totals = self._relay.totals()
         yield from self._streams(totals)
         yield self._refused(totals)

@@ -82,7 +82,7 @@ def record(**changes: Any) -> dict[str, Any]:
 @pytest.fixture
 def metrics() -> Metrics:
     live = ("main", "support", "inbound")
-    return Metrics(BusyRelay(), lambda: [live, live])
+    return Metrics(BusyRelay(), lambda: [live, live], lambda: {"dialogs": 4})
 
 
 def fed(metrics: Metrics) -> Metrics:
@@ -162,6 +162,11 @@ def test_the_relays_totals_are_read_at_each_scrape(metrics: Metrics) -> None:
     assert value(metrics, "rtp_refused_total", leg="carrier", reason="stranger") == 6, "summed over both platforms"
     assert value(metrics, "media_ports_limit") == 4000
     assert value(metrics, "calls_active", carrier="main", platform="support", direction="inbound") == 2
+
+
+def test_what_signalling_holds_is_read_at_each_scrape(metrics: Metrics) -> None:
+    """T19: an operator can see that dialogs, transactions and timers go back to what they were."""
+    assert value(metrics, "sip_held", kind="dialogs") == 4
 
 
 def test_two_bridges_in_one_process_do_not_share_metrics(metrics: Metrics) -> None:

@@ -1,4 +1,4 @@
-"""Kamailio in front of the bridge, as carriers have it: every request of a dialog goes back through its Record-Routes."""
+"""Kamailio before the bridge, as carriers have it: every request of a dialog goes back through its Record-Routes."""
 
 from __future__ import annotations
 
