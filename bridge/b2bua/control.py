@@ -51,6 +51,7 @@ class Reject:
 
     cause: Cause
     headers: tuple[Header, ...] = ()
+    contacts: tuple[str, ...] = ()  # of a 3xx: where else the peer would have us try
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from bridge.b2bua.actions import (
     Query,
     Record,
     Resolution,
+    Resolve,
     Tap,
     TapSession,
     Trace,
@@ -28,8 +29,9 @@ from bridge.b2bua.actions import (
 from bridge.b2bua.call import Call
 from bridge.b2bua.control import Cause
 from bridge.b2bua.exchange import Exchange, Timer
-from bridge.b2bua.leg import Leg, Switchboard, capabilities, refusal
+from bridge.b2bua.leg import Leg, LegTimer, Switchboard, capabilities, extensions, refusal
 from bridge.b2bua.media import codec_policy
+from bridge.b2bua.next_hop import NextHop
 from bridge.b2bua.record import CallRecord, Reason, reason_of
 from bridge.b2bua.routing import Dialled, Routes, Sources, dialled, invitation, passing
 from bridge.config import Config, Peer
@@ -53,6 +55,7 @@ from bridge.sip.events import (
     CancelReceived,
     EndpointEvent,
     Flow,
+    PrackMissing,
     RequestReceived,
     ResponseReceived,
     TransactionFailed,
@@ -104,7 +107,7 @@ class Core:
         self._ours: set[str] = set()  # Call-IDs of live legs that we called: one that comes back is a loop
         self._sessions: dict[int, Call] = {}
         self._calls: dict[str, Call] = {}
-        self._queries: dict[int, Call] = {}
+        self._queries: dict[int, Call | NextHop] = {}  # who waits for the answer
         self._next_id = 0
         self._failures: dict[str, str] = {}
         self._reported: Counter[str] = Counter()  # the endpoint's rejections that were traced
@@ -112,10 +115,20 @@ class Core:
             act=self._actions.append,
             set_timer=lambda call, timer, at: self._timers.set((call.record.id, timer), at),
             cancel_timer=lambda call, timer: self._timers.cancel((call.record.id, timer)),
-            switchboard=Switchboard(self._endpoint, tokens, self._register, self._release),
+            switchboard=Switchboard(
+                endpoint=self._endpoint,
+                tokens=tokens,
+                register=self._register,
+                release=self._release,
+                set_timer=lambda leg, timer, at: self._timers.set((leg, timer), at),
+                cancel_timer=lambda leg, timer: self._timers.cancel((leg, timer)),
+                find=self._find,
+                owns=lambda peer, address: peer in self._sources.owners(address),
+                finder=self,
+            ),
             query_id=self._query_id,
-            flow_to=self._flow_to,
-            contact=lambda flow: f"<sip:trunkbridge@{self._host(flow)}>",
+            flow_to=self.flow_to,
+            contact=self._contact,
             our_host=self._host,
             learn=self._sources.learn,
             full=self._is_full,
@@ -159,9 +172,11 @@ class Core:
     def resolved(self, query: Query, resolution: Resolution, now: float) -> None:
         """Take the answer to a `Resolve`."""
         self._now = now
-        call = self._queries.pop(query.id, None)
-        if call is not None:
-            self._guard(call, lambda: call.resolved(query, resolution, now), now)
+        match self._queries.pop(query.id, None):
+            case Call() as call:
+                self._guard(call, lambda: call.resolved(query, resolution, now), now)
+            case NextHop() as next_hop:
+                next_hop.resolved(query, resolution, now)
         self._settle(now)
 
     def command(self, command: Command, now: float) -> None:
@@ -187,6 +202,9 @@ class Core:
         for key in self._timers.due(now):
             if key[0] == "forget":
                 self._call_of.pop(key[1], None)
+            elif isinstance(key[0], Leg):
+                timer = key[1]
+                self._to_leg(key[0], now, lambda leg, timer=timer: leg.timeout(timer, now))  # type: ignore[misc]
             elif (call := self._calls.get(key[0])) is not None:
                 timer = key[1]
                 self._guard(call, lambda call=call, timer=timer: call.timeout(timer, now), now)  # type: ignore[misc]
@@ -286,14 +304,16 @@ class Core:
                 leg = self._dialogs.get((request.call_id, request.to.tag or ""))
                 if leg is not None and self._belongs(leg, flow):
                     self._to_leg(leg, now, lambda leg: leg.acknowledged(request, now))
-            case ResponseReceived(response, _, client):
-                self._to_leg(client.owner, now, lambda leg: leg.response(response, client, now))
+            case ResponseReceived(response, flow, client):
+                self._to_leg(client.owner, now, lambda leg: leg.response(response, flow, client, now))
             case TransactionTimedOut(client):
                 self._to_leg(client.owner, now, lambda leg: leg.unanswered(client, 408, now))
             case TransactionFailed(client):
                 self._to_leg(client.owner, now, lambda leg: leg.unanswered(client, 503, now))
             case AckMissing(server):
                 self._to_leg(server.owner, now, lambda leg: leg.ack_missing(server, now))
+            case PrackMissing(server):
+                self._to_leg(server.owner, now, lambda leg: leg.prack_missing(server, now))
 
     def _to_leg(self, owner: object, now: float, act: Callable[[Leg], None]) -> None:
         """Bring an event to the leg that owns the transaction, if one does; a bug there ends its call only."""
@@ -325,12 +345,12 @@ class Core:
             leg = self._dialogs.get((request.call_id, tag))
             if leg is None or not self._belongs(leg, event.flow):  # T24
                 raise PeerError(481, "Call/Transaction Does Not Exist")
-            _check_extensions(request)
+            _check_extensions(request, extensions(leg.peer))
             leg.request(event, now)
         elif request.method == "INVITE":
             self._invite(event, now)
         elif request.method == "OPTIONS":
-            _check_extensions(request)
+            _check_extensions(request, frozenset())
             response = capabilities(request, self._tokens.token(64))
             self._endpoint.respond(event.transaction, response, now)
         else:
@@ -352,7 +372,6 @@ class Core:
         owners = self._sources.owners(flow.remote[0])
         problem: tuple[PeerError, Reason] | None = None
         try:
-            _check_extensions(request)
             asked = dialled(request)
         except PeerError as error:
             asked = None
@@ -388,6 +407,7 @@ class Core:
         )
         try:
             leg.invited(event, now)
+            _check_extensions(request, extensions(caller_peer))
         except PeerError as error:
             problem = problem or (error, Reason.BAD_REQUEST)
         problem = problem or obstacle
@@ -418,7 +438,7 @@ class Core:
         asked = Dialled(number, caller or "anonymous", "", 70, ())
         targets = []
         for target in self._routes.targets(found[1]):
-            flow = self._flow_to(target.transport, ("0.0.0.0", 0)) or self._flow_to(target.transport, ("::", 0))
+            flow = self.flow_to(target.transport, ("0.0.0.0", 0)) or self.flow_to(target.transport, ("::", 0))
             problem = None if flow else f"no {target.transport} listener"
             plan: dict[str, Any] = {
                 "peer": target.peer.name,
@@ -472,7 +492,13 @@ class Core:
     def _release(self, leg: Leg) -> None:
         self._dialogs.pop(leg.key, None)
         self._ours.discard(leg.call_id)
+        for timer in LegTimer:
+            self._timers.cancel((leg, timer))
         self._timers.set(("forget", leg.call_id), self._now + 32.0)
+
+    def _find(self, call_id: str, local_tag: str, remote_tag: str | None) -> Leg | None:
+        leg = self._dialogs.get((call_id, local_tag))
+        return leg if leg is not None and leg.remote_tag in (None, remote_tag) else None
 
     def _is_full(self, peer: Peer) -> bool:
         return bool(peer.max_calls) and self._load()[peer.name] >= peer.max_calls
@@ -526,12 +552,23 @@ class Core:
         host, port = self._listener(flow).advertised
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
-    def _flow_to(self, transport: str, address: Address, name: str = "") -> Flow | None:
+    def flow_to(self, transport: str, address: Address, name: str = "") -> Flow | None:
         """Return a flow from the first listener of that transport and address family."""
         for listener in self._listeners.values():
             if listener.transport == transport and (":" in listener.bound[0]) == (":" in address[0]):
                 return Flow(transport, listener.bound, address, name=name)
         return None
+
+    def look_up(self, asker: NextHop, query: Query) -> None:
+        """Ask the shell for the hops behind a name that a leg needs."""
+        self._next_id += 1
+        self._queries[self._next_id] = asker
+        self._actions.append(Resolve(replace(query, id=self._next_id)))
+
+    def _contact(self, flow: Flow) -> str:
+        """Return our Contact on a flow: the listener of its transport, by the advertised name (D15)."""
+        transport = "" if flow.transport == "udp" else f";transport={flow.transport}"
+        return f"<sip:trunkbridge@{self._host(flow)}{transport}>"
 
     def _query_id(self, call: Call) -> int:
         self._next_id += 1
@@ -551,8 +588,9 @@ class Core:
         )
 
 
-def _check_extensions(request: Request) -> None:
-    """Refuse what a request requires and we don't have (RFC 3261 §8.2.2.3, R17)."""
+def _check_extensions(request: Request, known: frozenset[str]) -> None:
+    """Refuse what a request requires and we don't have for its sender (RFC 3261 §8.2.2.3, R17)."""
     required = [token for value in request.headers.get_all("Require") for token in split_list(value) if token]
-    if required:
-        raise PeerError(420, "Bad Extension", tuple(("Unsupported", token) for token in required))
+    unknown = [token for token in required if token.lower() not in known]
+    if unknown:
+        raise PeerError(420, "Bad Extension", tuple(("Unsupported", token) for token in unknown))
