@@ -41,6 +41,7 @@ CONTRACT = {
     "limit_rejections_total": ("counter", {"carrier", "platform", "limit"}),
     "media_ports_in_use": ("gauge", set()),
     "media_ports_limit": ("gauge", set()),
+    "sip_held": ("gauge", {"kind"}),
     "bugs_total": ("counter", set()),
 }
 
