@@ -17,7 +17,18 @@ from bridge.b2bua.actions import (
     Trace,
     UpdateSession,
 )
-from bridge.b2bua.control import Answer, Cause, ControlEvent, Hangup, Progress, Reject, Reoffer, Ringing
+from bridge.b2bua.control import (
+    Answer,
+    Cause,
+    ControlEvent,
+    Hangup,
+    Info,
+    Progress,
+    Reject,
+    Reoffer,
+    ReofferAnswered,
+    Ringing,
+)
 from bridge.b2bua.exchange import Exchange, Timer
 from bridge.b2bua.hunt import Hunt
 from bridge.b2bua.leg import Leg
@@ -233,6 +244,8 @@ class Call:
                 reason, ended_by = Reason.HANGUP, leg.name.value
             case 408 if event.cause.reason == "ACK missing":
                 reason, ended_by = Reason.NO_ACK, "bridge"
+            case 408 if event.cause.reason == "Session Expired":
+                reason, ended_by = Reason.SESSION_EXPIRED, "bridge"
             case 488:
                 reason, ended_by = Reason.CODEC, "bridge"
             case _:
@@ -263,7 +276,17 @@ class Call:
         if changed:
             self._update_media(now, fill=True)
 
-    def _reoffer_answered(self, event: Answer, now: float) -> None:
+    def _early_reoffer_answered(self, event: Answer, now: float) -> None:
+        self._update_media(now, fill=False)
+
+    def _caller_said(self, event: Info, now: float) -> None:
+        if self.callee is not None:
+            self.callee.info(event.content_type, event.body, event.headers, now)
+
+    def _callee_said(self, event: Info, now: float) -> None:
+        self.caller.info(event.content_type, event.body, event.headers, now)
+
+    def _reoffer_answered(self, event: Answer | ReofferAnswered, now: float) -> None:
         try:
             self._update_media(now, fill=True)
         except PeerError as error:  # it took nothing of what we offered
@@ -396,10 +419,17 @@ _TABLE: dict[tuple[CallState, str, type[ControlEvent]], Callable[..., None]] = {
     (CallState.DIALLING, "callee", Progress): Call._callee_progress,
     (CallState.DIALLING, "callee", Answer): Call._callee_answered,
     (CallState.DIALLING, "callee", Reject): Call._callee_rejected,
+    (CallState.DIALLING, "caller", Reoffer): Call._caller_reoffered,
+    (CallState.DIALLING, "callee", Reoffer): Call._callee_reoffered,
+    (CallState.DIALLING, "caller", Answer): Call._early_reoffer_answered,
     (CallState.UP, "caller", Hangup): Call._caller_left,
     (CallState.UP, "callee", Hangup): Call._callee_left,
     (CallState.UP, "caller", Reoffer): Call._caller_reoffered,
     (CallState.UP, "callee", Reoffer): Call._callee_reoffered,
     (CallState.UP, "caller", Answer): Call._reoffer_answered,
     (CallState.UP, "callee", Answer): Call._reoffer_answered,
+    (CallState.UP, "caller", ReofferAnswered): Call._reoffer_answered,
+    (CallState.UP, "callee", ReofferAnswered): Call._reoffer_answered,
+    (CallState.UP, "caller", Info): Call._caller_said,
+    (CallState.UP, "callee", Info): Call._callee_said,
 }

@@ -41,6 +41,7 @@ class Reason(enum.Enum):
     NO_PORTS = ("no-ports", Result.FAILED)
     NO_ACK = ("no-ack", Result.FAILED)
     PEER_LOST = ("peer-lost", Result.FAILED)  # neither media nor signalling came any more
+    SESSION_EXPIRED = ("session-expired", Result.FAILED)  # a peer that should refresh the session has not
     BUG = ("bug", Result.FAILED)
 
     def __init__(self, label: str, result: Result) -> None:
