@@ -31,9 +31,9 @@ from bridge.profile import (
     shown,
 )
 
-BUILT_TRANSPORTS = ("udp",)
+BUILT_TRANSPORTS = ("udp", "tcp", "tls")
 """What this version can speak; the others of `TRANSPORTS` are refused with a sentence."""
-BUILT_FEATURES: frozenset[str] = frozenset()
+BUILT_FEATURES: frozenset[str] = frozenset({"tcp", "tls"})
 """What this version has of the features a profile can require."""
 _FEATURE_NAMES = {"tcp": "TCP", "tls": "TLS", "srtp": "SRTP", "http-step": "an HTTP request before dialling"}
 
@@ -49,7 +49,7 @@ class Listen:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One next hop: HOST[:PORT][;transport=…]. Port 0: not given, ask DNS or the profile."""
+    """One next hop: HOST[:PORT][;transport=…]. Port 0, transport "": not given, ask DNS or the profile."""
 
     host: str
     port: int
@@ -63,9 +63,22 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Tls:
+    """What TLS shows and trusts; None: no file is named."""
+
+    certificate: Path | None = None  # the chain, our own first; shown as server and, when asked, as client
+    private_key: Path | None = None
+    ca: Path | None = None  # whom we trust instead of the system's store
+    verify_clients: bool = False
+    client_ca: Path | None = None  # whom we trust to have signed clients' certificates; None: `ca`
+
+
+@dataclass(frozen=True, slots=True)
 class Sip:
     listen: tuple[Listen, ...]
     advertise: str
+    tls: Tls = Tls()
+    resolver: tuple[tuple[str, int], ...] = ()  # name servers; none: those of /etc/resolv.conf
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +87,15 @@ class Media:
     advertise: str
     ports: tuple[int, int]  # first and last port of the range, inclusive
     relay: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLimits:
+    """What the node carries in all; 0: no limit. ``reserve`` keeps calls of ``max_calls`` for a direction."""
+
+    max_calls: int = 0
+    cps: float = 0.0  # new calls a second
+    reserve: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +152,7 @@ class Config:
     carriers: Mapping[str, Peer]
     platforms: Mapping[str, Peer]
     routes: tuple[Route, ...]
+    limits: NodeLimits = field(default_factory=NodeLimits)
     warnings: tuple[ConfigError, ...] = ()  # what works but should not stay so, in the order of the lines
 
     def peer(self, name: str) -> Peer:
@@ -227,6 +250,12 @@ class _Table:
             return 0
         return value
 
+    def flag(self, key: str) -> bool:
+        value = self.raw(key)
+        if value is not None and not isinstance(value, bool):
+            self.wrong(key, f"{shown(value)} is neither true nor false", "write true or false, without quotes")
+        return value is True
+
     def shown(self, key: str, value: Any) -> str:
         return "the value" if key in _SECRETS else shown(value)
 
@@ -247,6 +276,7 @@ class _Loader:
         self._errors: list[ConfigError] = []
         self._warnings: list[ConfigError] = []
         self._broken: set[str] = set()  # peers that are there but wrong: routes to them are not wrong again
+        self._listening: tuple[str, ...] = ()  # the transports of the listeners: what a peer can be reached over
         self._resolved: dict[KeyPath, tuple[str, str]] = {}  # where references stood: what came of it, what was written
 
     def load(self) -> tuple[Config | None, list[ConfigError]]:
@@ -254,6 +284,7 @@ class _Loader:
         node = self._node(root)
         sip = self._sip(root)
         media = self._media(root, sip)
+        limits = self._node_limits(root)
         admin = self._admin(root)
         carriers = self._peers(root, "carrier")
         platforms = self._peers(root, "platform", taken=carriers)
@@ -264,7 +295,7 @@ class _Loader:
             return None, sorted(self._errors, key=lambda error: error.line)
         warnings = tuple(sorted(self._warnings, key=lambda error: error.line))
         path = self._document.file
-        return Config(path, node, sip, media, admin, carriers, platforms, routes, warnings), []
+        return Config(path, node, sip, media, admin, carriers, platforms, routes, limits, warnings), []
 
     def error(self, path: KeyPath, problem: str, remedy: str) -> ConfigError:
         """Make the error for a key, quoting references as they are written."""
@@ -332,13 +363,69 @@ class _Loader:
                 table.wrong(("listen", index), f"{shown(text)} is there twice", "leave one of them out")
             elif listener:
                 listen.append(listener)
-        if table.raw("tls") is not None:
-            table.wrong("tls", "this version has no TLS yet", "leave [sip.tls] out")
+        tls = self._tls(table, any(listener.transport == "tls" for listener in listen))
+        resolver = []
+        for index, text in enumerate(table.texts("resolver")):
+            server = self._address((*table.path, "resolver", index), text, 53, 'write ["192.0.2.53:53"]')
+            resolver += [server] if server else []
         advertise = table.text("advertise", "auto")
         if not (advertise == "auto" or _is_address(advertise) or _DNS_NAME.fullmatch(advertise)):
             table.wrong("advertise", f"{shown(advertise)} does not fit here", 'write "auto", an address or a name')
         table.finish()
-        return Sip(tuple(listen), advertise)
+        self._listening = tuple(dict.fromkeys(listener.transport for listener in listen))
+        return Sip(tuple(listen), advertise, tls, tuple(resolver))
+
+    def _tls(self, sip: _Table, wanted: bool) -> Tls:
+        given = sip.raw("tls")
+        table = _Table(self, {} if given is None else given, (*sip.path, "tls"))
+        files = {key: self._file(table, key) for key in ("certificate", "private_key", "ca", "client_ca")}
+        verify_clients = table.flag("verify_clients")
+        for key, other in (("certificate", "private_key"), ("private_key", "certificate")):
+            if files[key] is not None and other not in table.values:
+                table.wrong(key, f"has no {other}", f'write {other} = "….pem" beside it')
+        if wanted and "certificate" not in table.values and "private_key" not in table.values:
+            remedy = 'write certificate = "fullchain.pem" and private_key = "privkey.pem" under [sip.tls]'
+            sip.wrong("listen", "has a tls listener and there is no certificate", remedy)
+        if verify_clients and "ca" not in table.values and "client_ca" not in table.values:
+            table.wrong("verify_clients", "does not say who signs clients' certificates", 'write client_ca = "….pem"')
+        if all(files.get(key) for key in ("certificate", "private_key")):
+            self._check_certificate(table, files)
+        table.finish()
+        return Tls(verify_clients=verify_clients, **files)
+
+    def _file(self, table: _Table, key: str) -> Path | None:
+        """Read the path of a PEM file and see that it can be used; None where it is not given or can't."""
+        text = table.text(key)
+        if key not in table.values or not text:
+            return None
+        path = self._directory / os.path.expanduser(text)
+        try:
+            content = path.read_bytes()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "no path"
+            table.wrong(key, f"{path} cannot be read ({reason})", "name a readable PEM file")
+            return None
+        if b"-----BEGIN " not in content:
+            table.wrong(key, f"{path} is no PEM file", "convert it: openssl x509 -inform der -in FILE -out FILE.pem")
+            return None
+        return path
+
+    def _check_certificate(self, table: _Table, files: Mapping[str, Path | None]) -> None:
+        # Deferred: it takes 50 ms to import, and most configurations of a day have no certificate to read.
+        from bridge.certificate import certificate_problem, certificate_warning
+
+        certificate, key = files["certificate"], files["private_key"]
+        assert certificate is not None
+        assert key is not None
+        problem = certificate_problem(certificate, key)
+        if problem is not None:
+            table.wrong(*problem)
+            return
+        warning = certificate_warning(certificate)
+        if warning is not None:
+            self.warn((*table.path, "certificate"), *warning)
+        if key.stat().st_mode & 0o004:
+            self.warn((*table.path, "private_key"), f"{key} can be read by everyone", f"chmod 600 {key}")  # T17
 
     def _listener(self, path: KeyPath, text: str) -> Listen | None:
         transport = text.partition(":")[0]
@@ -349,7 +436,8 @@ class _Loader:
             problem = f"this version does not listen on {_FEATURE_NAMES[transport]} yet"
             self.wrong(path, problem, 'write "udp:0.0.0.0:5060"')
             return None
-        address = self._address(path, text, 5060, f'write "{transport}:0.0.0.0:5060"', skip=f"{transport}:")
+        default = 5061 if transport == "tls" else 5060
+        address = self._address(path, text, default, f'write "{_example(transport)}"', skip=f"{transport}:")
         return Listen(transport, *address) if address else None
 
     def _address(
@@ -401,6 +489,13 @@ class _Loader:
             if listener.transport == "udp" and first <= listener.port <= last:
                 table.wrong("ports", f"{listener.port} in it is a SIP listener's", "keep the range clear of it")
         return first, last
+
+    def _node_limits(self, root: _Table) -> NodeLimits:
+        table = self._table(root, "limits")
+        max_calls = int(table.number("max_calls", whole=True))
+        limits = NodeLimits(max_calls, float(table.number("cps", whole=False)), self._reserve(table, max_calls))
+        table.finish()
+        return limits
 
     def _admin(self, root: _Table) -> Admin:
         table = self._table(root, "admin")
@@ -470,7 +565,12 @@ class _Loader:
         return Peer(
             name=name,
             kind=kind,
-            profile=replace(profile, headers=headers),
+            # What no listener of ours speaks can't be chosen, whatever DNS says
+            profile=replace(
+                profile,
+                headers=headers,
+                transports=tuple(one for one in profile.transports if one in self._listening) or profile.transports,
+            ),
             hosts=hosts,
             sources=tuple(dict.fromkeys(sources)),
             registrar=self._registrar(table, profile, values),
@@ -593,6 +693,11 @@ class _Loader:
         if not set(profile.transports) & set(BUILT_TRANSPORTS):
             required.add(profile.transports[0])
         missing = [name for feature, name in _FEATURE_NAMES.items() if feature in required - BUILT_FEATURES]
+        if not missing and self._listening and not set(profile.transports) & set(self._listening):
+            transport = profile.transports[0]
+            problem = f"{profile.name} needs {_FEATURE_NAMES.get(transport, 'UDP')}, which no listener speaks"
+            table.wrong("profile", problem, f'add "{_example(transport)}" to [sip] listen')
+            return True
         if not missing:
             return False
         needs = " and ".join(missing)
@@ -643,8 +748,9 @@ class _Loader:
         if not match:
             table.wrong(path, f"{shown(text)} is not a host", "check the keys that fill the profile's host")
             return None
-        usable = [transport for transport in profile.transports if transport in BUILT_TRANSPORTS]
-        transport = (match["transport"] or usable[0]).lower()
+        transport = (match["transport"] or "").lower()
+        if not transport:
+            return Host(match["host"].strip("[]"), int(match["port"] or 0), "")  # DNS or the profile will say
         if transport not in profile.transports:
             offered = alternatives(profile.transports)
             table.wrong(path, f"{profile.name} does not take {transport}", f"write ;transport= with {offered}")
@@ -652,6 +758,9 @@ class _Loader:
         if transport not in BUILT_TRANSPORTS:
             problem = f"this version does not send over {_FEATURE_NAMES[transport]} yet"
             table.wrong(path, problem, "write ;transport=udp, or leave it out")
+            return None
+        if self._listening and transport not in self._listening:
+            table.wrong(path, f"no listener speaks {transport}", f'add "{_example(transport)}" to [sip] listen')
             return None
         return Host(match["host"].strip("[]"), int(match["port"] or 0), transport)
 
@@ -743,6 +852,10 @@ def _headers(headers: Mapping[str, str], values: Mapping[str, str]) -> dict[str,
         if all(values.get(key) for key in PLACEHOLDER.findall(text)):
             filled[name] = PLACEHOLDER.sub(lambda match: values[match[1]], text)
     return filled
+
+
+def _example(transport: str) -> str:
+    return f"{transport}:0.0.0.0:{5061 if transport == 'tls' else 5060}"
 
 
 def _literal_sources(hosts: Iterable[Host]) -> Iterable[str]:

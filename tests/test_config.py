@@ -109,9 +109,9 @@ def test_a_full_file_is_read_as_it_is_written(write, tmp_path):
     assert (main.kind, main.max_calls, main.cps) == ("carrier", 100, 1.5)
     assert main.password == "with $ and } but no reference"
     assert main.hosts == (
-        Host("example.pstn.twilio.com", 0, "udp"),
+        Host("example.pstn.twilio.com", 0, ""),
         Host("192.0.2.9", 5062, "udp"),
-        Host("2001:db8::9", 5064, "udp"),
+        Host("2001:db8::9", 5064, ""),
     )
     assert main.sources[:2] == ("198.51.100.0/24", "2001:db8:1::/48")
     assert main.sources[2:10] == main.profile.signalling_sources
@@ -119,7 +119,7 @@ def test_a_full_file_is_read_as_it_is_written(write, tmp_path):
     assert (support.kind, support.user, support.hosts) == (
         "platform",
         "support-agent",
-        (Host("sip.vapi.ai", 0, "udp"),),
+        (Host("sip.vapi.ai", 0, ""),),
     )
     assert config.routes == (
         Route("support line", "main", "+1 (415) 555-01*", ("support",)),
@@ -150,14 +150,14 @@ def test_the_keys_a_template_names_come_from_the_accounts_table(write):
         write, '[platforms.p]\nprofile = "vapi"\nmode = "own-trunk"\nregion = "eu"\ncredential_id = "ab-1"\n'
     )
     peer = config.peer("p")
-    assert peer.hosts == (Host("ab-1.sip.eu.vapi.ai", 0, "udp"),)
+    assert peer.hosts == (Host("ab-1.sip.eu.vapi.ai", 0, ""),)
     assert peer.variables == {"credential_id": "ab-1"}
 
 
 def test_a_private_edge_needs_none_of_the_keys_of_the_host_it_stands_for(write):
     config = loaded(write, '[platforms.p]\nprofile = "vapi"\nmode = "own-trunk"\nhosts = ["127.0.0.1:5080"]\n')
     peer = config.peer("p")
-    assert peer.hosts == (Host("127.0.0.1", 5080, "udp"),)
+    assert peer.hosts == (Host("127.0.0.1", 5080, ""),)
     assert "127.0.0.1/32" in peer.sources
 
 
@@ -174,8 +174,11 @@ def test_a_profile_file_is_found_beside_the_configuration(write, tmp_path):
     assert loaded(write, '[platforms.p]\nprofile = "pbx.toml"\n').peer("p").profile.name == "pbx"
 
 
-def test_an_address_whose_transport_is_not_said_gets_one_that_this_version_speaks(write):
-    assert loaded(write, '[platforms.r]\nprofile = "retell"\n').peer("r").hosts == (Host("sip.retellai.com", 0, "udp"),)
+def test_a_peer_is_only_called_over_what_a_listener_speaks(write):
+    """A transport that nobody wrote is DNS's or the profile's to say, but never one without a listener (D15)."""
+    retell = loaded(write, '[platforms.r]\nprofile = "retell"\n').peer("r")
+    assert retell.hosts == (Host("sip.retellai.com", 0, ""),)
+    assert retell.profile.transports == ("udp",)
 
 
 # -- references and secrets ------------------------------------------------------------------------------------------
@@ -295,7 +298,11 @@ BAD = {
     ],
     "[sip]\nlisten = []\n": ['2: sip.listen: names no listener; write ["udp:0.0.0.0:5060"]'],
     '[sip]\nlisten = [\n  "udp:0.0.0.0:5060",\n  "tls:0.0.0.0:5061",\n]\n': [
-        '4: sip.listen[1]: this version does not listen on TLS yet; write "udp:0.0.0.0:5060"'
+        '2: sip.listen: has a tls listener and there is no certificate; write certificate = "fullchain.pem" and '
+        'private_key = "privkey.pem" under [sip.tls]'
+    ],
+    '[sip]\nresolver = ["dns.example.com"]\n': [
+        '2: sip.resolver[0]: "dns.example.com" is no address with a port; write ["192.0.2.53:53"]'
     ],
     '[sip]\nlisten = ["0.0.0.0:5060"]\n': [
         '2: sip.listen[0]: "0.0.0.0:5060" is no listener; write TRANSPORT:ADDRESS:PORT as "udp:0.0.0.0:5060"'
@@ -312,7 +319,16 @@ BAD = {
     '[sip]\nlisten = ["udp:0.0.0.0:5060", "udp:0.0.0.0"]\n': [
         '2: sip.listen[1]: "udp:0.0.0.0" is there twice; leave one of them out'
     ],
-    "[sip.tls]\ncertificate = 'x'\n": ["1: sip.tls: this version has no TLS yet; leave [sip.tls] out"],
+    "[sip.tls]\ncertificate = '/nowhere/x.pem'\nprivate_key = '/dev/null'\n": [
+        "2: sip.tls.certificate: /nowhere/x.pem cannot be read (No such file or directory); name a readable PEM file",
+        "3: sip.tls.private_key: /dev/null is no PEM file; convert it: openssl x509 -inform der -in FILE -out FILE.pem",
+    ],
+    "[sip.tls]\nverify_clients = true\n": [
+        '2: sip.tls.verify_clients: does not say who signs clients\' certificates; write client_ca = "….pem"'
+    ],
+    "[sip.tls]\nverify_clients = 'yes'\n": [
+        '2: sip.tls.verify_clients: "yes" is neither true nor false; write true or false, without quotes'
+    ],
     "[sip]\nadvertise = 'my host'\n": [
         '2: sip.advertise: "my host" does not fit here; write "auto", an address or a name'
     ],
@@ -370,7 +386,7 @@ BAD = {
         'brackets: "[2001:db8::1]:5060"'
     ],
     '[carriers.c]\nhosts = ["192.0.2.1;transport=tcp"]\n': [
-        "2: carriers.c.hosts[0]: this version does not send over TCP yet; write ;transport=udp, or leave it out"
+        '2: carriers.c.hosts[0]: no listener speaks tcp; add "tcp:0.0.0.0:5060" to [sip] listen'
     ],
     '[platforms.p]\nprofile = "vapi"\n': [
         '1: platforms.p.user: is missing: vapi dials sip:{user}@{host}; write user = "…"'
@@ -383,7 +399,7 @@ BAD = {
         'write credential_id = "…"'
     ],
     '[platforms.p]\nprofile = "bland"\n': [
-        "2: platforms.p.profile: bland needs TLS and SRTP, which this version does not have yet; "
+        "2: platforms.p.profile: bland needs SRTP, which this version does not have yet; "
         "use another platform until it has"
     ],
     '[platforms.p]\nprofile = "retell"\nmode = "register-call"\nagent_id = "agent_1"\napi_key = "k"\n': [
