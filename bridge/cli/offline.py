@@ -85,7 +85,9 @@ def _summary(config: Config) -> list[str]:
 
 def _peer(kind: str, peer: Peer) -> str:
     hosts = ", ".join(
-        (f"{host.host}:{host.port}" if host.port else host.host) + f" ({host.transport})" for host in peer.hosts
+        (f"{host.host}:{host.port}" if host.port else host.host)
+        + f" ({host.transport or ', '.join(peer.profile.transports)})"
+        for host in peer.hosts
     )
     limits = [f"{peer.max_calls} calls"] if peer.max_calls else []
     limits += [f"{peer.cps:g} calls/s"] if peer.cps else []
