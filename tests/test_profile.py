@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bridge.errors import ConfigError
-from bridge.profile import BUILTIN, PLUS_FIELDS, SCHEMA, Profile, builtin_profiles, check_profile, load_profile
+from bridge.profile import BUILTIN, SCHEMA, Profile, builtin_profiles, check_profile, load_profile
 
 GENERIC = ("generic-carrier", "generic-platform")
 SPECIAL = tuple(name for name in builtin_profiles() if name not in GENERIC)
@@ -132,11 +132,7 @@ def test_a_vapi_trunk_is_dialled_by_number_at_its_own_host():
     profile = load_profile("vapi", {"mode": "own-trunk", "region": "eu"})
     assert profile.hosts == ("{credential_id}.sip.eu.vapi.ai",)
     assert profile.request_uri == "sip:{number}@{host}"
-    assert {field: profile.plus[field] for field in PLUS_FIELDS} == {
-        **dict.fromkeys(PLUS_FIELDS, "keep"),
-        "request_uri": "strip",
-        "to": "strip",
-    }
+    assert profile.plus == {"request_uri": "strip", "to": "strip", "from": "keep"}
     assert profile.placeholders == ("credential_id",)
     assert profile.authentication == "none"
 
@@ -219,7 +215,7 @@ def test_a_profile_of_ones_own_extends_a_generic_one(tmp_path):
     )
     profile = load_profile(path, base=tmp_path)
     assert (profile.name, profile.kind, profile.title) == ("mine", "platform", "Mine")
-    assert profile.plus == {**dict.fromkeys(PLUS_FIELDS, "keep"), "to": "add"}
+    assert profile.plus == {"request_uri": "keep", "to": "add", "from": "keep"}
     assert profile.responses == {401: 503, 407: 503, 486: 480}
     assert profile.codecs == ("PCMU", "PCMA")
 

@@ -15,7 +15,7 @@ from bridge.config import Config, Host, Peer, Route
 from bridge.errors import PeerError
 from bridge.sip.headers import NameAddr
 from bridge.sip.message import Header, Request
-from bridge.sip.uri import Uri
+from bridge.sip.uri import Uri, unescape
 
 _DEFAULT_PORTS = {"udp": 5060, "tcp": 5060, "tls": 5061}
 _KNOWN_ADDRESSES = 4096
@@ -145,6 +145,23 @@ def number_matches(pattern: str, number: str) -> bool:
     if wanted.endswith("*"):
         return given.startswith(wanted[:-1])
     return given == wanted
+
+
+def permitted(peer: Peer, number: str) -> bool:
+    """Tell whether a number may be dialled through a peer: allowed by a prefix, if it has any, and denied by none (T09).
+
+    ``deny`` holds however the number is written: with +, without, or behind the international prefixes 00 and 011.
+    """
+    plain = plain_number(number)
+    if peer.allow and not any(plain.startswith(plain_number(prefix)) for prefix in peer.allow):
+        return False
+    readings = {plain, *(plain.removeprefix(prefix) for prefix in ("00", "011", "+"))}
+    return not any(reading.startswith(plain_number(prefix)) for prefix in peer.deny for reading in readings)
+
+
+def plain_number(number: str) -> str:
+    """Return what a user part dials: escapes resolved, without parameters, +, and visual separators, in lower case."""
+    return unescape(number).partition(";")[0].translate(_SEPARATORS).removeprefix("+").lower()
 
 
 def with_plus(user: str, policy: str) -> str:
