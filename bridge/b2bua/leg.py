@@ -917,7 +917,7 @@ class Leg:
     def _prack(self, event: RequestReceived, now: float) -> None:
         """Take the acknowledgement of a reliable provisional response; it may carry SDP (RFC 3262 §5, R30)."""
         request = event.request
-        if not self._endpoint.provisional_acknowledged(request):
+        if not self._endpoint.provisional_acknowledged(request, now):
             raise PeerError(481, "Call/Transaction Does Not Exist")
         if not request.body:
             self._endpoint.respond(event.transaction, response_to(request, 200), now)
