@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter, deque
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 
 from bridge.errors import PeerError
 from bridge.sip.events import (
@@ -17,13 +18,16 @@ from bridge.sip.events import (
     CancelReceived,
     EndpointEvent,
     Flow,
+    PrackMissing,
     RequestReceived,
     ResponseReceived,
     TransactionFailed,
     TransactionTimedOut,
     Transmit,
 )
+from bridge.sip.extensions import RAck
 from bridge.sip.message import Headers, Malformed, Request, Response, parse, response_to
+from bridge.sip.reliable import FIRST_RSEQ, Numbered, ReliableResponses
 from bridge.sip.timers import TimerTable, TimerValues
 from bridge.sip.tokens import MAGIC_COOKIE, Tokens, new_branch, new_tag
 from bridge.sip.transaction import (
@@ -38,7 +42,10 @@ from bridge.sip.transaction import (
     Transaction,
 )
 
-_SIP_PORT = 5060
+LARGEST_DATAGRAM = 1300
+"""Octets: a larger request goes over a stream where there is one (RFC 3261 §18.1.1, R13)."""
+
+_PORTS = {"udp": 5060, "tcp": 5060, "tls": 5061}  # RFC 3261 §18.2.2, §19.1.2
 _COPIED_TO_ACK = ("From", "Call-ID", "Route", "Authorization", "Proxy-Authorization")
 _COPIED_TO_CANCEL = ("From", "To", "Call-ID", "Route")
 
@@ -47,7 +54,8 @@ class Endpoint:
     """Run the transactions of every flow.
 
     ``via`` gives the host and port that a flow's listener is known by; ``belongs`` says whether a flow may speak for
-    the owner of a transaction: a response or a CANCEL from elsewhere is refused (T24).
+    the owner of a transaction: a response or a CANCEL from elsewhere is refused (T24). ``stream_to`` gives the stream
+    that takes a request which is too large for a UDP flow, None: there is none, or the peer wants it over UDP (R13).
     """
 
     def __init__(
@@ -56,11 +64,13 @@ class Endpoint:
         via: Callable[[Flow], tuple[str, int]],
         timers: TimerValues | None = None,
         belongs: Callable[[object, Flow], bool] = lambda owner, flow: True,
+        stream_to: Callable[[Flow], Flow | None] = lambda flow: None,
     ) -> None:
         self.rejected: Counter[str] = Counter()  # why input was dropped or refused without a transaction
         self._tokens = tokens
         self._via = via
         self._belongs = belongs
+        self._stream_to = stream_to
         self._values = timers or TimerValues()
         self._timers = TimerTable()  # by (transaction, Timer)
         self._events: deque[EndpointEvent] = deque()
@@ -70,6 +80,7 @@ class Endpoint:
         self._servers: dict[Hashable, ServerTransaction] = {}  # by `_server_key`
         self._first_of: dict[Hashable, ServerTransaction] = {}  # by `_merge_key`: what may be merged into
         self._accepted: dict[Hashable, ServerTransaction] = {}  # by `_ack_key`: 2xx sent, until timer L
+        self._reliable: dict[Hashable, ServerTransaction] = {}  # by `_ack_key`: reliable 1xx sent
 
     # -- inputs ------------------------------------------------------------------------------------------------------
 
@@ -96,10 +107,30 @@ class Endpoint:
         return message if accepted else None
 
     def transport_failed(self, flow: Flow, now: float) -> None:
-        """Fail the client transactions of a flow; server transactions go on (R22, RFC 6026 §8.6)."""
-        for transaction in [client for client in self._clients.values() if client.flow == flow]:
+        """Fail the client transactions that send to a place which can't be reached.
+
+        A request that is on a stream only for its size goes out over UDP instead (RFC 3261 §18.1.1). Server
+        transactions go on (R22, RFC 6026 §8.6).
+        """
+        for transaction in [client for client in self._clients.values() if _leads_to(client.flow, flow)]:
             if transaction.state is not State.TERMINATED:
-                self._perform_client(transaction, transaction.step(Input.TRANSPORT_ERROR), now)
+                self._fail(transaction, now)
+
+    def flow_lost(self, flow: Flow, now: float) -> None:
+        """Send again, once, what was not answered when its connection closed: same branch, over a new connection.
+
+        A second loss is a transport error. An INVITE that rings needs nothing: the peer answers over a connection of
+        its own (RFC 3261 §18.2.2), and so do the server transactions.
+        """
+        for transaction in [client for client in self._clients.values() if _went_over(client.flow, flow)]:
+            if not transaction.unanswered:
+                continue
+            if transaction.sent_again:
+                self._fail(transaction, now)
+            else:
+                transaction.sent_again = True
+                assert transaction.last_sent is not None
+                self._transmit_request(transaction, transaction.last_sent, retransmission=True)
 
     def handle_timeout(self, now: float) -> None:
         """Let every timer fire that is due by now, in the order of their deadlines."""
@@ -117,6 +148,10 @@ class Endpoint:
             elif timer is Timer.ACK_2XX:
                 self._stop_repeating(transaction)
                 self._events.append(AckMissing(transaction))
+            elif timer is Timer.REPEAT_1XX:
+                self._repeat_provisional(transaction, now)
+            elif timer is Timer.PRACK:
+                self._give_up_provisional(transaction)
             else:
                 self._perform_server(transaction, transaction.step(TIMER_INPUTS[timer]), now)
 
@@ -125,20 +160,31 @@ class Endpoint:
     def send_request(self, request: Request, flow: Flow, now: float, owner: object = None) -> ClientTransaction:
         """Send a copy of the request under a fresh Via and return its transaction. Any method but ACK.
 
-        Raises ValueError for a header that can't be printed (T13).
+        What is larger than a datagram should be goes over a stream; where that is refused before any response, it goes
+        over UDP after all, in the same transaction (RFC 3261 §18.1.1, R13). Raises ValueError for a header that can't
+        be printed (T13).
         """
         branch = new_branch(self._tokens)
         transaction = ClientTransaction(self._with_via(request, flow, branch), flow, self._values)
         transaction.owner = owner
+        transaction.last_sent = transaction.request.encode()
+        if flow.transport == "udp" and len(transaction.last_sent) > LARGEST_DATAGRAM:
+            stream = self._stream_to(flow)
+            if stream is not None:
+                transaction.datagrams = flow
+                transaction.move(self._with_via(request, stream, branch), stream)
         self._begin_client(transaction, branch, now)
         return transaction
 
     def send_ack(self, request: Request, flow: Flow) -> None:
         """Send an ACK for a 2xx: under a branch of its own, outside any transaction (RFC 3261 §13.2.2.4).
 
-        For a repeat of the 2xx (R06) the same octets go out again.
+        For a repeat of the 2xx (R06) the same octets go out again. Where the INVITE went over a stream for its size,
+        its ACK does too.
         """
         invite = self._answered.get(_call_and_number(request))
+        if invite is not None and invite.datagrams == flow:
+            flow = invite.flow
         tag = request.to.tag
         sent = None if invite is None else invite.acks.get(tag)
         repeated = sent is not None
@@ -162,13 +208,16 @@ class Endpoint:
     def respond(self, transaction: ServerTransaction, response: Response, now: float) -> None:
         """Send a response; after a final one there is nothing more to say and the call does nothing.
 
-        A 2xx to INVITE is repeated until its ACK (RFC 3261 §13.3.1.4). A 408 to anything else ends the transaction
-        unsaid, and a 100 to it goes out only over UDP after 3.5 s (R21, RFC 4320 §4). Raises ValueError for a header
-        that can't be printed (T13).
+        A 2xx to INVITE is repeated until its ACK (RFC 3261 §13.3.1.4); while a reliable provisional response with a
+        body awaits its PRACK, it waits for that (RFC 3262 §3), with ``transaction.final`` still None, and only a
+        refusal can take its place. A 408 to anything else ends the transaction unsaid, and a 100 to it goes out only
+        over UDP after 3.5 s (R21, RFC 4320 §4). Raises ValueError for a header that can't be printed (T13).
         """
         if transaction.final is not None or transaction.state is State.TERMINATED:
             return
         status = response.status
+        if transaction.provisionals is not None and not self._may_follow(transaction.provisionals, response):
+            return
         if not transaction.is_invite:
             if status == 408:
                 transaction.final = status
@@ -184,12 +233,49 @@ class Endpoint:
         else:
             transaction.final = status
             what = Input.SUCCESS if status < 300 else Input.FAILURE
+            self._stop_provisionals(transaction)
             if transaction.is_invite and status < 300:
                 transaction.ack_key = _ack_key(response)
                 self._accepted[transaction.ack_key] = transaction
                 self._timers.set((transaction, Timer.REPEAT_2XX), now + self._values.t1)
                 self._timers.set((transaction, Timer.ACK_2XX), now + self._values.timeout)
         self._perform_server(transaction, transaction.step(what), now)
+
+    def respond_reliably(self, transaction: ServerTransaction, response: Response, now: float) -> None:
+        """Send a 101–199 to an INVITE so that it arrives (RFC 3262 §3): with 100rel and RSeq, repeated until its PRACK.
+
+        The next one waits for that PRACK, a final response ends them all (bridge.sip.reliable). `PrackMissing` comes
+        after 64*T1 without it. Raises ValueError for a header that can't be printed (T13).
+        """
+        if transaction.final is not None or transaction.state is State.TERMINATED:
+            return
+        if transaction.provisionals is None:
+            transaction.provisionals = ReliableResponses(int(self._tokens.token(32), 16) % FIRST_RSEQ + 1)
+            transaction.prack_key = _ack_key(response)
+            self._reliable[transaction.prack_key] = transaction
+        if transaction.provisionals.success is None:
+            transaction.provisionals.add(response)
+            self._send_provisional(transaction, now)
+
+    def provisional_acknowledged(self, prack: Request, now: float) -> bool:
+        """Take a PRACK for a reliable response of ours and let go what waited for it; False: it matches none (481).
+
+        Raises PeerError 400 for a RAck that is missing or malformed.
+        """
+        rack = RAck.parse(prack.headers.get("RAck") or "")
+        transaction = self._reliable.get((prack.call_id, rack.cseq, prack.from_.tag, prack.to.tag))
+        provisionals = None if transaction is None else transaction.provisionals
+        if transaction is None or provisionals is None or rack.method != "INVITE":
+            return False
+        if not provisionals.acknowledge(rack.rseq):
+            return False
+        self._stop_repeating_provisional(transaction)
+        if provisionals.success is not None and not provisionals.hold_success:
+            success, provisionals.success = provisionals.success, None
+            self.respond(transaction, success, now)
+        else:
+            self._send_provisional(transaction, now)
+        return True
 
     # -- outputs and queries -----------------------------------------------------------------------------------------
 
@@ -222,7 +308,8 @@ class Endpoint:
 
     def _begin_client(self, transaction: ClientTransaction, branch: str, now: float) -> None:
         request = transaction.request
-        transaction.last_sent = request.encode()
+        if transaction.last_sent is None:
+            transaction.last_sent = request.encode()
         self._clients[branch, request.method] = transaction
         self._transmit_request(transaction, transaction.last_sent)
         # RFC 3261 §17.1.1.2: timers A and B; §17.1.2.2: timers E and F
@@ -289,6 +376,19 @@ class Endpoint:
         self._start(transaction, step.start, now)
         if step.state is State.TERMINATED:
             self._forget_client(transaction)
+
+    def _fail(self, transaction: ClientTransaction, now: float) -> None:
+        datagrams = transaction.datagrams
+        if datagrams is None or not transaction.unanswered:
+            self._perform_client(transaction, transaction.step(Input.TRANSPORT_ERROR), now)
+            return
+        transaction.datagrams = None
+        branch = transaction.request.via.branch or ""
+        transaction.move(self._with_via(transaction.request, datagrams, branch), datagrams)
+        assert transaction.last_sent is not None
+        self._transmit_request(transaction, transaction.last_sent)
+        # What is left of timers B and F is left: the user waits once for one request.
+        self._start(transaction, (Timer.A if transaction.is_invite else Timer.E,), now)
 
     def _acknowledge(self, transaction: ClientTransaction, response: Response) -> None:
         """Send the ACK for a 3xx–6xx (RFC 3261 §17.1.1.3, R03), each time the same octets."""
@@ -419,8 +519,64 @@ class Endpoint:
         self._timers.cancel((transaction, Timer.REPEAT_2XX))
         self._timers.cancel((transaction, Timer.ACK_2XX))
 
+    # -- reliable provisional responses (RFC 3262 §3) ----------------------------------------------------------------
+
+    def _may_follow(self, provisionals: ReliableResponses, response: Response) -> bool:
+        """Tell whether a response may go out now; a 2xx that may not is kept."""
+        status = response.status
+        if status >= 300:
+            return True
+        if provisionals.success is not None:
+            return False
+        if status >= 200 and provisionals.hold_success:
+            response.encode()  # what can't be printed is the caller's to know now
+            provisionals.success = response
+            return False
+        return True
+
+    def _send_provisional(self, transaction: ServerTransaction, now: float) -> None:
+        assert transaction.provisionals is not None
+        numbered = transaction.provisionals.next()
+        if numbered is None:
+            return
+        transaction.last_sent, transaction.last_response = numbered.data, numbered.response
+        self._perform_server(transaction, transaction.step(Input.PROVISIONAL), now)
+        transaction.provisionals.interval = self._values.t1
+        self._timers.set((transaction, Timer.REPEAT_1XX), now + self._values.t1)
+        self._timers.set((transaction, Timer.PRACK), now + self._values.timeout)
+
+    def _repeat_provisional(self, transaction: ServerTransaction, now: float) -> None:
+        provisionals = transaction.provisionals
+        assert provisionals is not None
+        assert provisionals.outstanding is not None
+        self._transmit_numbered(transaction, provisionals.outstanding)
+        provisionals.interval *= 2  # R30: T2 is no limit here
+        self._timers.set((transaction, Timer.REPEAT_1XX), now + provisionals.interval)
+
+    def _give_up_provisional(self, transaction: ServerTransaction) -> None:
+        assert transaction.provisionals is not None
+        self._stop_provisionals(transaction)
+        transaction.provisionals.outstanding = None
+        self._events.append(PrackMissing(transaction))
+
+    def _stop_provisionals(self, transaction: ServerTransaction) -> None:
+        if transaction.provisionals is not None:
+            self._stop_repeating_provisional(transaction)
+            transaction.provisionals.close()
+
+    def _stop_repeating_provisional(self, transaction: ServerTransaction) -> None:
+        self._timers.cancel((transaction, Timer.REPEAT_1XX))
+        self._timers.cancel((transaction, Timer.PRACK))
+
+    def _transmit_numbered(self, transaction: ServerTransaction, numbered: Numbered) -> None:
+        request, status = transaction.request, numbered.response.status
+        self._transmits.append(
+            Transmit(numbered.data, transaction.destination, request.method, status, True, request.call_id)
+        )
+
     def _forget_server(self, transaction: ServerTransaction) -> None:
         self._stop_all(transaction)
+        self._reliable.pop(transaction.prack_key, None)
         self._servers.pop(transaction.key, None)
         self._first_of.pop(transaction.merge_key, None)
         self._accepted.pop(transaction.ack_key, None)
@@ -516,13 +672,30 @@ def _answer_to(request: Request, flow: Flow) -> Flow:
     if stamped is not via:
         request.stamp_via(stamped)
     if flow.transport != "udp":
-        return flow
+        # Over the same connection; should that be gone, over a new one to where the client says that it listens
+        return replace(flow, remote=(address, via.port or _PORTS[flow.transport]))
     maddr = (via.param("maddr") or "").strip("[]")
     if _is_address(maddr):  # a name would have to be looked up, and is no place for an answer anyway
-        address, port = maddr, via.port or _SIP_PORT
+        address, port = maddr, via.port or _PORTS["udp"]
     elif not via.wants_rport:
-        port = via.port or _SIP_PORT
+        port = via.port or _PORTS["udp"]
     return flow if (address, port) == flow.remote else Flow(flow.transport, flow.local, (address, port))
+
+
+def _leads_to(sent: Flow, failed: Flow) -> bool:
+    """Tell whether what was sent on a flow went to the place that a transport reports as unreachable."""
+    if (sent.transport, sent.remote) != (failed.transport, failed.remote):
+        return False
+    return sent.local == failed.local if sent.transport == "udp" else sent.name == failed.name
+
+
+def _went_over(sent: Flow, lost: Flow) -> bool:
+    """Tell whether what was sent on a flow was carried by a connection that is gone now."""
+    if sent.transport != lost.transport:
+        return False
+    if sent.connection and sent.connection == lost.connection:
+        return True
+    return (sent.remote, sent.name) == (lost.remote, lost.name)
 
 
 def _is_address(text: str) -> bool:

@@ -20,9 +20,10 @@ class Flow:
     ``transport`` is ``udp``, ``tcp`` or ``tls``; ``local`` is the address of the listener that speaks for us (over
     UDP also the socket). On streams ``connection`` names the connection a message came over (0: none yet) and is a
     wish: while it lives, what is sent goes over it; after that over any live connection to ``remote`` under
-    ``name``, or over a new one to ``remote``. So ``remote`` of a flow that is answered on is where the peer can be called back
-    (RFC 3261 §18.2.2), not the source port of its connection. ``name`` is the host name that was looked up to find
-    ``remote``: what TLS asks for (SNI) and what the peer's certificate must prove (D14); "" where an address was given.
+    ``name``, or over a new one to ``remote``. So ``remote`` of a flow that is answered on is where the peer can be
+    called back (RFC 3261 §18.2.2), not the source port of its connection. ``name`` is the host name that was looked
+    up to find ``remote``: what TLS asks for (SNI) and what the peer's certificate must prove (D14); "" where an
+    address was given.
     """
 
     transport: str

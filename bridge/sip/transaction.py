@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from bridge.sip.events import Flow
 from bridge.sip.message import Request, Response
+from bridge.sip.reliable import ReliableResponses
 from bridge.sip.timers import TimerValues
 
 
@@ -52,6 +53,8 @@ class Timer(enum.Enum):
     CANCELLED = "cancelled"  # RFC 3261 §9.1: the final response to a cancelled INVITE given up
     REPEAT_2XX = "2xx"  # RFC 3261 §13.3.1.4
     ACK_2XX = "2xx-ack"
+    REPEAT_1XX = "1xx"  # RFC 3262 §3: a reliable provisional response repeated
+    PRACK = "1xx-prack"  # and given up
 
 
 class Input(enum.Enum):
@@ -208,7 +211,10 @@ NON_INVITE_SERVER: Table = {
 TIMER_INPUTS = {timer: Input(f"timer {timer.value}") for timer in Timer if len(timer.value) == 1}
 _INVITE_CLIENT_TIMERS = (Timer.A, Timer.B, Timer.D, Timer.M, Timer.CANCELLED)
 _NON_INVITE_CLIENT_TIMERS = (Timer.E, Timer.F, Timer.K)
-_INVITE_SERVER_TIMERS = (Timer.G, Timer.H, Timer.I, Timer.L, Timer.REPEAT_2XX, Timer.ACK_2XX)
+_INVITE_SERVER_TIMERS = (
+    *(Timer.G, Timer.H, Timer.I, Timer.L),
+    *(Timer.REPEAT_2XX, Timer.ACK_2XX, Timer.REPEAT_1XX, Timer.PRACK),
+)
 _NON_INVITE_SERVER_TIMERS = (Timer.F, Timer.J)
 
 
@@ -268,7 +274,17 @@ class Transaction:
 class ClientTransaction(Transaction):
     """A request of ours and the responses to it. ``final`` is its final response, ``provisional``: a 1xx has come."""
 
-    __slots__ = ("ack", "acks", "cancel_pending", "cancel_sent", "cancelled", "final", "provisional")
+    __slots__ = (
+        "ack",
+        "acks",
+        "cancel_pending",
+        "cancel_sent",
+        "cancelled",
+        "datagrams",
+        "final",
+        "provisional",
+        "sent_again",
+    )
 
     def __init__(self, request: Request, flow: Flow, timers: TimerValues) -> None:
         invite = request.method == "INVITE"
@@ -281,11 +297,24 @@ class ClientTransaction(Transaction):
         )
         self.final: Response | None = None
         self.provisional = False
+        self.sent_again = False  # over a new connection, after the first one was lost
+        self.datagrams: Flow | None = None  # the UDP flow that was meant for a request too large for it (R13)
         self.ack: bytes | None = None  # for a non-2xx
         self.acks: dict[str | None, bytes] = {}  # for 2xx, by To tag
         self.cancel_pending: tuple[str, ...] | None = None  # Reason values of a CANCEL that waits for a 1xx (R07)
         self.cancel_sent = False
         self.cancelled: ClientTransaction | None = None  # a CANCEL's: the INVITE it cancels
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether sending the request again may help: no answer has come, for an INVITE not even a provisional one."""
+        return self.state in (State.CALLING, State.TRYING) or (self.state is State.PROCEEDING and not self.is_invite)
+
+    def move(self, request: Request, flow: Flow) -> None:
+        """Go on over another flow, with the same request under a Via that fits."""
+        self.request, self.flow = request, flow
+        self.reliable = flow.transport != "udp"
+        self.last_sent = request.encode()
 
     @property
     def own_timers(self) -> tuple[Timer, ...]:
@@ -304,6 +333,8 @@ class ServerTransaction(Transaction):
         "key",
         "last_response",
         "merge_key",
+        "prack_key",
+        "provisionals",
         "repeat_interval",
         "started_at",
     )
@@ -322,6 +353,8 @@ class ServerTransaction(Transaction):
         self.key = key  # what its requests have in common (RFC 3261 §17.2.3),
         self.merge_key: Hashable = None  # a copy that came over another path (§8.2.2.2),
         self.ack_key: Hashable = None  # and its 2xx and the ACK for that (§13.3.1.4)
+        self.prack_key: Hashable = None  # and its reliable provisional responses and their PRACKs (RFC 3262 §3)
+        self.provisionals: ReliableResponses | None = None
         self.destination = destination  # where responses go (RFC 3261 §18.2.2, RFC 3581 §4)
         self.final: int | None = None
         self.last_response: Response | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from bridge.sip.endpoint import Endpoint
@@ -32,9 +32,14 @@ class CountingTokens:
 class Bench:
     """Drive one endpoint from deadline to deadline."""
 
-    def __init__(self, flow: Flow = UDP) -> None:
+    def __init__(
+        self,
+        flow: Flow = UDP,
+        belongs: Callable[[object, Flow], bool] = lambda owner, flow: True,
+        stream_to: Callable[[Flow], Flow | None] = lambda flow: None,
+    ) -> None:
         self.tokens = CountingTokens()
-        self.endpoint = Endpoint(self.tokens, lambda flow: flow.local, TimerValues())
+        self.endpoint = Endpoint(self.tokens, lambda flow: flow.local, TimerValues(), belongs, stream_to)
         self.flow = flow
         self.now = 0.0
         self.sent: list[tuple[float, Transmit]] = []

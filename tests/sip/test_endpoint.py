@@ -13,7 +13,7 @@ from bridge.sip.events import (
 )
 from bridge.sip.message import Request, Response, parse, response_to
 from bridge.sip.transaction import State
-from tests.sip.bench import OURS, PEER, TCP, UDP, Bench, answer, incoming, outgoing, wire
+from tests.sip.bench import OURS, PEER, UDP, Bench, answer, incoming, outgoing, wire
 
 
 def calling(*, owner=None):
@@ -415,11 +415,21 @@ def test_r14_the_listener_that_was_asked_is_the_one_that_answers():
     assert [sent.flow for _, sent in bench.sent] == [other]
 
 
-def test_r14_over_a_stream_a_response_goes_back_over_it():
-    bench = Bench(TCP)
-    bench.receive(incoming(via="SIP/2.0/TCP 10.0.0.1:5099;branch=z9hG4bKx;maddr=203.0.113.5"))
+@pytest.mark.parametrize(
+    ("via", "port"),
+    [
+        ("SIP/2.0/TCP 10.0.0.1:5099;branch=z9hG4bKx;maddr=203.0.113.5", 5099),
+        ("SIP/2.0/TCP pbx.example.com;branch=z9hG4bKx;rport", 5060),
+        ("SIP/2.0/TLS pbx.example.com;branch=z9hG4bKx;rport", 5061),
+    ],
+)
+def test_r14_over_a_stream_a_response_goes_back_over_it_or_to_where_the_client_listens(via, port):
+    flow = Flow("tls" if "TLS" in via else "tcp", OURS, (PEER[0], 49152), 7)
+    bench = Bench(flow)
+    bench.receive(incoming(via=via))
     respond(bench, bench.one(RequestReceived).transaction, 200)
-    assert [sent.flow for _, sent in bench.sent] == [TCP]
+    assert [sent.flow for _, sent in bench.sent] == [Flow(flow.transport, OURS, (PEER[0], port), 7)]
+    assert only_response(bench).via.received == PEER[0]
 
 
 def test_only_the_topmost_via_is_written_into():
