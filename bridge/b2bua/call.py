@@ -228,8 +228,12 @@ class Call:
     def _caller_gave_up(self, event: Hangup, now: float) -> None:
         if self._hunt is not None:
             self._hunt.stop(event.cause, event.headers, now)
-        self._end(event.cause, Reason.CANCELLED, self.caller.name.value, self.caller, now)
-        self.record.status = 487
+        if event.cause.status == 504:  # it never acknowledged a reliable response (R30)
+            self._end(event.cause, Reason.NO_ACK, "bridge", self.caller, now)
+            self.record.status = 504
+        else:
+            self._end(event.cause, Reason.CANCELLED, self.caller.name.value, self.caller, now)
+            self.record.status = 487
 
     def _caller_left(self, event: Hangup, now: float) -> None:
         self._leg_left(self.caller, event, now)

@@ -416,7 +416,7 @@ class Leg:
         """Refuse an INVITE whose sender never acknowledged a reliable response (RFC 3262 §3, R30)."""
         if transaction is self._invited and self.state is LegState.INVITED:
             self.reject(Cause(504, "Server Time-out"), now)
-            self.receiver(self, Hangup(Cause(408, "PRACK missing")), now)
+            self.receiver(self, Hangup(Cause(504, "PRACK missing")), now)
 
     def response(self, response: Response, flow: Flow, transaction: ClientTransaction, now: float) -> None:
         """Take a response to a request of ours."""
