@@ -1,19 +1,30 @@
-"""Digest authentication toward a peer that challenges us (RFC 3261 §22, RFC 7616, RFC 8760)."""
+"""Digest authentication, both ways: answering a peer's challenges, and challenging it (RFC 3261 §22, 7616, 8760)."""
 
 from __future__ import annotations
 
+import enum
 import hashlib
+import hmac
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from bridge.sip.headers import TOKEN, quote
+from bridge.errors import PeerError
+from bridge.sip.headers import TOKEN, quote, unquote
 from bridge.sip.message import Header, Request, Response
 from bridge.sip.tokens import Tokens
 
 _PARAM = re.compile(rf'[ \t]*({TOKEN})[ \t]*=[ \t]*("[^"\\]*(?:\\.[^"\\]*)*"|[^ \t,"]+)[ \t]*(?:,[ \t]*)*', re.DOTALL)
 _NONCES = 64  # how many a client remembers; the oldest goes first
 
+NONCE_LIFE = 300.0
+"""Seconds in which a nonce of ours may be used."""
+_USED_NONCES = 4096  # whose counts a server remembers
+_WINDOW = 64  # how far a nonce count may come late
+_OFFERED = ("SHA-256", "MD5")  # RFC 8760 §2.4: the one that is liked best comes first
+_NONCE = re.compile(r"([0-9a-f]{12})([0-9a-f]{16})([0-9a-f]{32})")
+_COUNT = re.compile(r"[0-9A-Fa-f]{8}")
+_CNONCE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,256}")
 
 _HASHES: dict[str, Callable[[bytes], str]] = {
     "MD5": lambda data: hashlib.md5(data, usedforsecurity=False).hexdigest(),
@@ -170,6 +181,130 @@ class DigestClient:
         if challenge.opaque is not None:
             parts.append(f'opaque="{challenge.opaque}"')
         return "Digest " + ", ".join(parts)
+
+
+class Verdict(enum.Enum):
+    """What a request's credentials are worth."""
+
+    ACCEPTED = "accepted"
+    STALE = "stale"  # the password is right, but the nonce is too old, not ours, or was used with this count before
+    REFUSED = "refused"
+    ABSENT = "absent"  # none for our realm
+
+
+@dataclass(slots=True)
+class _Used:
+    """The counts that came with one nonce: the highest, and a bit for each of those below it, the nearest lowest."""
+
+    issued_ms: int
+    highest: int = 0
+    seen: int = 0
+
+    def take(self, count: int) -> bool:
+        """Note a count; False if it came before, or too late to tell."""
+        ahead = count - self.highest
+        if ahead > 0:
+            self.seen = ((self.seen << ahead) | (1 << (ahead - 1)) if ahead <= _WINDOW else 0) & ((1 << _WINDOW) - 1)
+            self.highest = count
+            return True
+        behind = -ahead
+        if not 0 < behind <= _WINDOW or count < 1 or self.seen >> (behind - 1) & 1:
+            return False
+        self.seen |= 1 << (behind - 1)
+        return True
+
+
+class DigestServer:
+    """Challenge requests and judge what comes back. ``secret`` signs nonces, so that those out need no memory."""
+
+    def __init__(self, realm: str, tokens: Tokens, secret: bytes) -> None:
+        self._realm = realm
+        self._tokens = tokens
+        self._secret = secret
+        self._nobody = hmac.digest(secret, b"nobody", "sha256").hex()  # the password of users that are not there
+        self._used: dict[str, _Used] = {}  # by nonce, in the order of their first use
+        self._forgotten_ms = -1  # of the nonces issued until then the counts may be forgotten: none is good any more
+
+    def challenges(self, now: float, stale: bool = False) -> tuple[str, ...]:
+        """Return the values of the WWW-Authenticate headers for a 401, in order; they share a nonce."""
+        issued, salt = f"{int(now * 1000) & 0xFFFFFFFFFFFF:012x}", self._tokens.token(64)
+        nonce = f"{issued}{salt}{self._signature(issued + salt)}"
+        tail = ", stale=true" if stale else ""
+        return tuple(
+            f'Digest realm={quote(self._realm)}, nonce="{nonce}", algorithm={algorithm}, qop="auth"{tail}'
+            for algorithm in _OFFERED
+        )
+
+    def verify(self, request: Request, password_of: Callable[[str], str | None], now: float) -> Verdict:
+        """Judge the first Authorization for our realm (RFC 7616 §3.4.6); ``password_of`` is asked once at most.
+
+        A user who is not there costs the same steps as a wrong password (T06). Raises PeerError 400 where the
+        credentials are for another Request-URI.
+        """
+        given = self._credentials(request)
+        if given is None:
+            return Verdict.ABSENT
+        algorithm, count, cnonce = given.get("algorithm", "MD5").upper(), given.get("nc", ""), given.get("cnonce", "")
+        username, nonce = unquote(f'"{given.get("username", "")}"'), given.get("nonce", "")
+        if algorithm not in _OFFERED or given.get("qop", "").lower() != "auth" or not username:
+            return Verdict.REFUSED
+        if not _COUNT.fullmatch(count) or not _CNONCE.fullmatch(cnonce):
+            return Verdict.REFUSED
+        if given.get("uri") != request.uri:
+            raise PeerError(400, "Digest URI Mismatch")
+        password = password_of(username)
+        expected = digest_response(
+            algorithm,
+            username,
+            self._nobody if password is None else password,
+            self._realm,
+            request.method,
+            request.uri,
+            nonce,
+            given["qop"],
+            count,
+            cnonce,
+        )
+        response = given.get("response", "").lower().encode("utf-8", "surrogateescape")
+        if not hmac.compare_digest(expected.encode(), response) or password is None:
+            return Verdict.REFUSED
+        return Verdict.ACCEPTED if self._take(nonce, int(count, 16), now) else Verdict.STALE
+
+    def _credentials(self, request: Request) -> dict[str, str] | None:
+        for params in map(_params, request.headers.get_all("Authorization")):
+            if params is not None and unquote(f'"{params.get("realm", "")}"') == self._realm:
+                return params  # and no other: one message is one guess
+        return None
+
+    def _take(self, nonce: str, count: int, now: float) -> bool:
+        """Use a nonce with a count; False if that can't be the first time."""
+        match = _NONCE.fullmatch(nonce)
+        if match is None or not hmac.compare_digest(self._signature(match[1] + match[2]), match[3]):
+            return False
+        issued_ms = int(match[1], 16)
+        if not 0 <= int(now * 1000) - issued_ms <= NONCE_LIFE * 1000:
+            return False
+        used = self._used.get(nonce)
+        if used is None:
+            if issued_ms <= self._forgotten_ms:
+                return False
+            self._make_room(now)
+            used = self._used[nonce] = _Used(issued_ms)
+        return used.take(count)
+
+    def _make_room(self, now: float) -> None:
+        while self._used:
+            oldest = next(iter(self._used))
+            issued_ms = self._used[oldest].issued_ms
+            expired = int(now * 1000) - issued_ms > NONCE_LIFE * 1000
+            if not expired and len(self._used) < _USED_NONCES:
+                return
+            if not expired:
+                self._forgotten_ms = max(self._forgotten_ms, issued_ms)
+            del self._used[oldest]
+
+    def _signature(self, text: str) -> str:
+        return hmac.digest(self._secret, f"{self._realm}:{text}".encode(), "sha256").hex()[:32]
 
 
 def _challenges(response: Response, proxy: bool) -> Iterator[Challenge]:
