@@ -24,6 +24,7 @@ from bridge.b2bua.control import (
     Hangup,
     Info,
     Progress,
+    Refer,
     Reject,
     Reoffer,
     ReofferAnswered,
@@ -32,9 +33,10 @@ from bridge.b2bua.control import (
 from bridge.b2bua.exchange import Exchange, Timer
 from bridge.b2bua.hunt import Hunt
 from bridge.b2bua.leg import Leg
-from bridge.b2bua.media import agreed, codec_policy, leg_media
-from bridge.b2bua.record import CallRecord, LegFacts, Reason
+from bridge.b2bua.media import Origin, agreed, answer_in_force, codec_policy, leg_media, speaks_more
+from bridge.b2bua.record import CallRecord, LegFacts, Reason, TransferFacts, TransferResult
 from bridge.b2bua.routing import Dialled, Invitation, Target
+from bridge.b2bua.transfer import Transfer, trace_transfer
 from bridge.config import Peer
 from bridge.errors import PeerError
 from bridge.media.relay import (
@@ -56,6 +58,7 @@ from bridge.sdp.offer_answer import (
 )
 from bridge.sdp.session import Description
 from bridge.sip.message import REASONS, Header
+from bridge.sip.uri import Uri
 
 REPORT_FOR = 2.0  # seconds the relay has to report on a closed session before the record goes out without it
 
@@ -81,7 +84,10 @@ class Call:
         self._exchange = exchange
         self._hunt: Hunt | None = None
         self._ports: SessionOpened | None = None
-        self._versions = dict.fromkeys(LegName, 0)
+        self._origins = {name: Origin(session) for name in LegName}
+        self._facts = record.legs.copy()  # of the legs that the call has now, where a transfer has put one in
+        self._numbers: dict[LegName, str] = {}  # likewise
+        self._transfer: Transfer | None = None
 
     # -- inputs ----------------------------------------------------------------------------------------------------
 
@@ -104,6 +110,9 @@ class Call:
 
     def receive(self, leg: Leg, event: ControlEvent, now: float) -> None:
         """Take a control event of one of the legs."""
+        if self._transfer is not None and self._transfer.receive(leg, event, now):
+            self._drop_transfer()
+            return
         if leg is not self.caller and leg is not self.callee:
             return  # an attempt that was given up
         side = "caller" if leg is self.caller else "callee"
@@ -126,8 +135,10 @@ class Call:
 
     def resolved(self, query: Query, resolution: Resolution, now: float) -> None:
         """Take the addresses of the target that is being looked up."""
-        if self._hunt is not None:
-            self._hunt.resolved(query, resolution, now)
+        hunt = self._hunt if self._transfer is None else self._transfer.hunt
+        if hunt is not None:
+            hunt.resolved(query, resolution, now)
+            self._drop_transfer()
 
     def media_silent(self, event: MediaSilent, now: float) -> None:
         """Probe a peer from which neither RTP nor RTCP comes: a dead one must not hold the other for ever (F09)."""
@@ -145,8 +156,14 @@ class Call:
             case Timer.RINGING:
                 self.caller.ring(now)
             case Timer.RESPONSE | Timer.RING:
-                if self._hunt is not None:
-                    self._hunt.timeout(timer, now)
+                hunt = self._hunt if self._transfer is None else self._transfer.hunt
+                if hunt is not None:
+                    hunt.timeout(timer, now)
+                    self._drop_transfer()
+            case Timer.TRANSFER:
+                if self._transfer is not None:
+                    self._transfer.timeout(now)
+                    self._drop_transfer()
             case Timer.REPORT:
                 self._finish(None, now)
 
@@ -165,7 +182,7 @@ class Call:
         name = self.caller.name.other
         policy = codec_policy(peer).within(codec_policy(self.caller.peer))
         offer = make_offer(self.caller.remote_description, policy, self._anchor(name))
-        self._versions[name] += 1
+        self._origins[name].version += 1
         return offer
 
     def trying(self, leg: Leg, invitation: Invitation, now: float) -> None:
@@ -245,7 +262,7 @@ class Call:
     def _leg_left(self, leg: Leg, event: Hangup, now: float) -> None:
         match event.cause.status:
             case 200:
-                reason, ended_by = Reason.HANGUP, leg.name.value
+                reason, ended_by = Reason.HANGUP, leg.peer.kind
             case 408 if event.cause.reason == "ACK missing":
                 reason, ended_by = Reason.NO_ACK, "bridge"
             case 408 if event.cause.reason == "Session Expired":
@@ -296,11 +313,123 @@ class Call:
         except PeerError as error:  # it took nothing of what we offered
             self.hang_up(Cause(error.status, error.reason), Reason.CODEC, "bridge", now)
 
+    # -- transfers -------------------------------------------------------------------------------------------------
+
+    def transfer(self, uri: Uri, now: float) -> None:
+        """Bring the caller elsewhere because an operator wants it (D36). Raises PeerError: 409 or what forbids it."""
+        transferee = self.caller if self.caller.peer.kind == "carrier" else self.callee
+        if self.state is not CallState.UP or transferee is None or self._transfer is not None:
+            raise PeerError(409, "the call is not up" if self.state is not CallState.UP else "a transfer is under way")
+        transferor = self.partner(transferee)
+        assert transferor is not None
+        self._begin_transfer(transferor, transferee, uri, (), "operator", now)
+
+    def _caller_refers(self, event: Refer, now: float) -> None:
+        self._refer(self.caller, event, now)
+
+    def _callee_refers(self, event: Refer, now: float) -> None:
+        assert self.callee is not None
+        self._refer(self.callee, event, now)
+
+    def _refer(self, leg: Leg, event: Refer, now: float) -> None:
+        """Take a platform's REFER. A carrier has no business to send its caller's AI elsewhere (T09)."""
+        other = self.partner(leg)
+        if self._transfer is not None or other is None:
+            leg.refuse_refer(Cause(491, "Request Pending"), now)
+        elif leg.peer.kind == "carrier" or leg.peer.profile.transfer == "off":
+            leg.refuse_refer(Cause(403, "Forbidden"), now)
+        else:
+            by = (Header("Referred-By", event.referred_by),) if event.referred_by else ()
+            try:
+                self._begin_transfer(leg, other, event.refer_to.uri, (*event.headers, *by), "platform", now)
+            except PeerError as error:
+                leg.refuse_refer(Cause(error.status, error.reason), now)
+
+    def _begin_transfer(
+        self, transferor: Leg, transferee: Leg, uri: Uri, headers: tuple[Header, ...], by: str, now: float
+    ) -> None:
+        facts = TransferFacts("", uri.user or str(uri), now, by)
+        transfer = Transfer(self, self._exchange, transferor, transferee, facts)
+        before, self.record.transfer = self.record.transfer, facts
+        self._transfer = transfer
+        try:
+            transfer.begin(uri, headers, now)
+        except PeerError as error:
+            self._transfer = None
+            if by == "operator":  # who is told so at once
+                self.record.transfer = before
+            else:
+                facts.mode, facts.result, facts.status = "refer", TransferResult.REFUSED, error.status
+                trace_transfer(self, self._exchange, facts, now)
+            raise
+        self._drop_transfer()
+
+    def _drop_transfer(self) -> None:
+        if self._transfer is not None and self._transfer.over:
+            self._transfer = None
+
+    def partner(self, leg: Leg) -> Leg | None:
+        """Return the leg on the other side of a call that is up."""
+        if self.state is not CallState.UP:
+            return None
+        return self.callee if leg is self.caller else self.caller
+
+    def legs(self) -> list[Leg]:
+        """Return every leg of the call, that of a transfer's target included."""
+        target = None if self._transfer is None else self._transfer.target
+        return [leg for leg in (self.caller, self.callee, target) if leg is not None]
+
+    def number_of(self, leg: Leg) -> str:
+        """Return the telephone number at a leg's other end."""
+        first = self.record.from_number if leg is self.caller else self.record.to_number
+        return self._numbers.get(leg.name, first)
+
+    def origin(self, name: LegName) -> Origin:
+        """Return what our o= line says on one side."""
+        return self._origins[name]
+
+    def offer_to(self, peer: Peer, heard: Leg, name: LegName, origin: Origin) -> Description:
+        """Offer a new party on side ``name`` what the peer of ``heard`` speaks. Raises PeerError."""
+        assert self._ports is not None
+        policy = codec_policy(peer).within(codec_policy(heard.peer))
+        anchor = Anchor(self._exchange.media_address, self._ports.port(name), origin.session, origin.version + 1)
+        offer = make_offer(answer_in_force(heard), policy, anchor)
+        origin.version += 1
+        return offer
+
+    def adopt(self, old: Leg, new: Leg, number: str, origin: Origin, now: float) -> LegFacts:
+        """Put a leg in the place of another; that one is no longer the call's. Returns what is known of the new one."""
+        new.name = old.name
+        if old is self.caller:
+            self.caller = new
+        else:
+            self.callee = new
+        host, port = new.flow.remote
+        facts = self._facts[new.name] = LegFacts(new.call_id, f"{host}:{port}", new.flow.transport)
+        self._numbers[new.name], self._origins[new.name] = number, origin
+        self.update_media(now)
+        other = self.partner(new)
+        assert other is not None
+        terms, theirs = agreed(other), agreed(new)
+        if terms is not None and theirs is not None and speaks_more(terms, theirs):  # nothing is transcoded
+            offer = make_offer(answer_in_force(new), codec_policy(other.peer), self._anchor(other.name))
+            other.reoffer(self._unchanged_or(other, offer), now)
+        return facts
+
+    def release(self, leg: Leg, now: float) -> None:
+        """End the call without a leg that has gone over to another call."""
+        self._end(Cause(200, "OK"), Reason.TRANSFERRED, "bridge", leg, now)
+
+    def update_media(self, now: float) -> None:
+        """Tell the relay anew what both legs have agreed."""
+        self._update_media(now, fill=True)
+
     # -- media -----------------------------------------------------------------------------------------------------
 
     def _anchor(self, name: LegName) -> Anchor:
         assert self._ports is not None
-        return Anchor(self._exchange.media_address, self._ports.port(name), self.session, self._versions[name] + 1)
+        origin = self._origins[name]
+        return Anchor(self._exchange.media_address, self._ports.port(name), origin.session, origin.version + 1)
 
     def _answer_for_caller(self, chosen: Description) -> Description:
         assert self.callee is not None
@@ -318,7 +447,7 @@ class Call:
         last = leg.local_description
         if last is not None and not differs(description, last):
             return last
-        self._versions[leg.name] += 1
+        self._origins[leg.name].version += 1
         return description
 
     def _update_media(self, now: float, fill: bool) -> None:
@@ -329,10 +458,13 @@ class Call:
             return
         for leg in legs:
             near, far = terms[leg.name], terms[leg.name.other]
-            facts = self.record.legs[leg.name]
+            facts = self._facts[leg.name]
             facts.codec = near.codecs[0].encoding
             facts.ptime_ms = near.ptime_ms
-            self._exchange.act(UpdateSession(self.session, leg.name, leg_media(leg, near, far, fill)))
+            media = leg_media(leg, near, far, fill)
+            if self._transfer is not None:
+                media = self._transfer.media(leg, media)
+            self._exchange.act(UpdateSession(self.session, leg.name, media))
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
@@ -353,6 +485,8 @@ class Call:
     def _end(self, cause: Cause, reason: Reason, ended_by: str, left: Leg | None, now: float) -> None:
         if self.state in (CallState.ENDING, CallState.ENDED):
             return
+        if self._transfer is not None:
+            self._transfer.stop(cause, now)
         for timer in Timer:
             self._exchange.cancel_timer(self, timer)
         for leg in (self.caller, self.callee):
@@ -377,7 +511,8 @@ class Call:
 
     def _note_leg(self, leg: Leg) -> None:
         host, port = leg.flow.remote
-        self.record.legs[leg.name] = LegFacts(leg.call_id, f"{host}:{port}", leg.flow.transport)
+        facts = LegFacts(leg.call_id, f"{host}:{port}", leg.flow.transport)
+        self.record.legs[leg.name] = self._facts[leg.name] = facts
         label = self._label
         if leg.peer.kind == "carrier":
             self.record.carrier = leg.peer.name
@@ -430,6 +565,8 @@ _TABLE: dict[tuple[CallState, str, type[ControlEvent]], Callable[..., None]] = {
     (CallState.UP, "callee", Hangup): Call._callee_left,
     (CallState.UP, "caller", Reoffer): Call._caller_reoffered,
     (CallState.UP, "callee", Reoffer): Call._callee_reoffered,
+    (CallState.UP, "caller", Refer): Call._caller_refers,
+    (CallState.UP, "callee", Refer): Call._callee_refers,
     (CallState.UP, "caller", Answer): Call._reoffer_answered,
     (CallState.UP, "callee", Answer): Call._reoffer_answered,
     (CallState.UP, "caller", ReofferAnswered): Call._reoffer_answered,

@@ -25,15 +25,19 @@ from bridge.b2bua.actions import (
     Tap,
     TapSession,
     Trace,
+    Transfer,
 )
 from bridge.b2bua.call import Call
 from bridge.b2bua.control import Cause
+from bridge.b2bua.destination import Directory, target_uri
 from bridge.b2bua.exchange import Exchange, Timer
+from bridge.b2bua.identity import passing
 from bridge.b2bua.leg import Leg, LegTimer, Switchboard, capabilities, extensions, refusal
 from bridge.b2bua.media import codec_policy
 from bridge.b2bua.next_hop import NextHop
+from bridge.b2bua.numbers import permitted
 from bridge.b2bua.record import CallRecord, Reason, reason_of
-from bridge.b2bua.routing import Dialled, Routes, Sources, dialled, invitation, passing
+from bridge.b2bua.routing import Dialled, Routes, Sources, dialled, invitation
 from bridge.config import Config, Peer
 from bridge.errors import PeerError
 from bridge.media.relay import (
@@ -132,6 +136,8 @@ class Core:
             our_host=self._host,
             learn=self._sources.learn,
             full=self._is_full,
+            directory=Directory(config, self._routes, self._sources, _hosts(config, listeners), permitted),
+            call_of=lambda leg: self._calls.get(leg.record_id),
             media_address=media_address,
             ended=self._ended,
         )
@@ -162,6 +168,12 @@ class Core:
         self._endpoint.transport_failed(flow, now)
         self._settle(now)
 
+    def flow_lost(self, flow: Flow, now: float) -> None:
+        """Take word that a connection has ended; what was unanswered on it is sent again (RFC 3261 §18.4)."""
+        self._now = now
+        self._endpoint.flow_lost(flow, now)
+        self._settle(now)
+
     def relay_event(self, event: RelayEvent, now: float) -> None:
         self._now = now
         call = self._sessions.get(event.session)
@@ -180,7 +192,7 @@ class Core:
         self._settle(now)
 
     def command(self, command: Command, now: float) -> None:
-        """Take an operator's wish. Raises KeyError for a call that is not there."""
+        """Take an operator's wish. Raises KeyError for a call that is not there, PeerError where rules forbid it."""
         self._now = now
         match command:
             case Drain():
@@ -191,6 +203,8 @@ class Core:
                     self._guard(call, partial(call.hang_up, cause, Reason.OPERATOR, "operator", now), now)
             case HangUp(call_id):
                 self._calls[call_id or ""].hang_up(Cause(480, "Ended"), Reason.OPERATOR, "operator", now)
+            case Transfer(call_id, target):
+                self._calls[call_id].transfer(target_uri(target), now)
             case Tap(call_id, path):
                 self._actions.append(TapSession(self._calls[call_id].session, path))
         self._settle(now)
@@ -229,6 +243,10 @@ class Core:
     def calls(self) -> list[dict[str, Any]]:
         """Return the live calls as records that are not finished, with their ``state``."""
         return [{**call.record.as_json(self._wall_offset), "state": call.state.value} for call in self._calls.values()]
+
+    def peers_at(self, address: str) -> tuple[Peer, ...]:
+        """Return the peers that may signal from an address; none: a stranger."""
+        return self._sources.owners(address)
 
     def live(self) -> list[tuple[str, str, str]]:
         """Return carrier, platform and direction of every live call."""
@@ -507,7 +525,7 @@ class Core:
         """Count the calls of every peer by its name."""
         load: Counter[str] = Counter()
         for call in self._calls.values():
-            load.update(leg.peer.name for leg in (call.caller, call.callee) if leg is not None)
+            load.update(leg.peer.name for leg in call.legs())
         return load
 
     def _may_speak_for(self, owner: object, flow: Flow) -> bool:
@@ -586,6 +604,12 @@ class Core:
             status=message.status if isinstance(message, Response) else 0,
             data=data,
         )
+
+
+def _hosts(config: Config, listeners: Sequence[Listener]) -> set[str]:
+    """Return the names and addresses that peers know us by."""
+    ours = {address[0] for listener in listeners for address in (listener.bound, listener.advertised)}
+    return {*ours, config.sip.advertise}
 
 
 def _check_extensions(request: Request, known: frozenset[str]) -> None:

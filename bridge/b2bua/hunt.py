@@ -1,7 +1,7 @@
 """A hunt: one target after the other, one hop of it after the other, until somebody answers.
 
 A call hunts for its callee, a transfer for the party it brings the caller to. The one that hunts (`Hunter`) makes the
-offer for each target and hears what the leg that is being tried says.
+offer for each target and says what the answer of the leg that is being tried means.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from bridge.b2bua.actions import Hop, Query, Resolution, Resolve
-from bridge.b2bua.control import Cause, ControlEvent
+from bridge.b2bua.control import Cause
 from bridge.b2bua.exchange import Exchange, Timer
 from bridge.b2bua.leg import Leg
 from bridge.b2bua.record import Attempt, Reason, reason_of
@@ -33,9 +33,6 @@ class Hunter(Protocol):
 
     def trying(self, leg: Leg, invitation: Invitation, now: float) -> None:
         """Learn that the INVITE of an attempt is out."""
-
-    def receive(self, leg: Leg, event: ControlEvent, now: float) -> None:
-        """Take what the leg that is being tried says."""
 
     def nobody(self, cause: Cause, reason: Reason, now: float) -> None:
         """Learn that nobody answers: no target is left, or the last one's refusal ends the hunt."""
@@ -167,7 +164,7 @@ class Hunt:
             exchange.contact(flow),
             self._call.record.id,
             exchange.switchboard,
-            self._hunter.receive,
+            self._call.receive,
         )
         profile = target.peer.profile
         exchange.set_timer(self._call, Timer.RESPONSE, now + profile.response_deadline)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from bridge.b2bua.leg import Leg
 from bridge.config import Peer
 from bridge.media.relay import LegMedia, Payload
@@ -10,6 +12,14 @@ from bridge.sdp.session import Description
 
 SILENT_AFTER = 60.0  # seconds without RTP and RTCP after which a peer is asked whether it still lives
 _SPEECH = ("PCMU", "PCMA")
+
+
+@dataclass(slots=True)
+class Origin:
+    """What our o= line says to one peer: its session id, and the version used last (RFC 3264 §8)."""
+
+    session: int
+    version: int = 0
 
 
 def codec_policy(peer: Peer) -> CodecPolicy:

@@ -23,6 +23,7 @@ class Reason(enum.Enum):
 
     HANGUP = ("hangup", Result.COMPLETED)
     OPERATOR = ("operator", Result.COMPLETED)
+    TRANSFERRED = ("transferred", Result.COMPLETED)  # the carrier, or another call, took the caller over
     CANCELLED = ("cancelled", Result.CANCELLED)
     BUSY = ("busy", Result.REJECTED)
     DECLINED = ("declined", Result.REJECTED)
@@ -40,6 +41,7 @@ class Reason(enum.Enum):
     FAR_FAILURE = ("far-failure", Result.FAILED)  # 5xx from the far party
     NO_PORTS = ("no-ports", Result.FAILED)
     NO_ACK = ("no-ack", Result.FAILED)
+    TRANSFER_FAILED = ("transfer-failed", Result.FAILED)  # after the platform had left
     PEER_LOST = ("peer-lost", Result.FAILED)  # neither media nor signalling came any more
     SESSION_EXPIRED = ("session-expired", Result.FAILED)  # a peer that should refresh the session has not
     BUG = ("bug", Result.FAILED)
@@ -97,6 +99,48 @@ class LegFacts:
     ptime_ms: int = 20
 
 
+class TransferResult(enum.StrEnum):
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"  # the target, or the carrier, said no
+    REFUSED = "refused"  # a rule of ours did
+    ABANDONED = "abandoned"  # the caller hung up before
+
+
+@dataclass(slots=True)
+class TransferFacts:
+    """What a record says of the last transfer: ``mode`` is ``refer``, ``dial``, ``attended`` or ``invite``.
+
+    ``status`` is the final SIP status of the target, ``leg`` the target's dialog with us, ``call`` the id of the other
+    call where two are concerned.
+    """
+
+    mode: str
+    target: str
+    requested_at: float
+    by: str  # platform, carrier or operator
+    result: TransferResult | None = None
+    status: int | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+    leg: LegFacts | None = None
+    call: str | None = None
+
+    def as_json(self, wall_offset: float) -> dict[str, Any]:
+        leg = self.leg
+        return {
+            "mode": self.mode,
+            "target": self.target,
+            "requested_at": _rfc3339(self.requested_at + wall_offset),
+            "result": self.result,
+            "status": self.status,
+            "by": self.by,
+            "attempts": [attempt.as_json() for attempt in self.attempts],
+            "leg": None
+            if leg is None
+            else {"call_id": leg.call_id, "remote": leg.remote, "transport": leg.transport, "codec": leg.codec},
+            "call": self.call,
+        }
+
+
 @dataclass(slots=True)
 class CallRecord:
     """Gather the facts of one call; `as_json` gives the object of the contract. Times are monotonic seconds."""
@@ -119,6 +163,7 @@ class CallRecord:
     ended_by: str | None = None  # carrier, platform, bridge or operator
     attempts: list[Attempt] = field(default_factory=list)
     legs: dict[LegName, LegFacts] = field(default_factory=dict)
+    transfer: TransferFacts | None = None
 
     def as_json(self, wall_offset: float, report: SessionReport | None = None) -> dict[str, Any]:
         """Return the record; ``wall_offset`` is Unix time minus monotonic time."""
@@ -158,7 +203,7 @@ class CallRecord:
             },
             "turns": None,
             "echo": None,
-            "transfer": None,
+            "transfer": None if self.transfer is None else self.transfer.as_json(wall_offset),
             "verdict": None,
             "budget": None,
         }
