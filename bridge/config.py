@@ -192,7 +192,7 @@ _PEER_KEYS = (
 )
 _DIRECTIONS = ("inbound", "outbound")
 # What nobody means to dial: satellite and international networks, international and North American premium rate (T09)
-PREMIUM = ("+870", "+878", "+881", "+882", "+883", "+888", "+979", "+1900", "+1976")
+PREMIUM = ("+870", "+878", "+881", "+882", "+883", "+888", "+979", "+1900", "+1976", "900")
 
 
 class _Table:

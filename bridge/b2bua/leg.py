@@ -26,10 +26,11 @@ from bridge.b2bua.control import (
     ReofferRefused,
     Ringing,
 )
+from bridge.b2bua.identity import delivered, passing, reasons_of
 from bridge.b2bua.next_hop import Finder, NextHop
 from bridge.b2bua.referral import Referral
 from bridge.b2bua.refresh import SessionTimer, supports
-from bridge.b2bua.routing import Invitation, passing
+from bridge.b2bua.routing import Invitation
 from bridge.config import Peer
 from bridge.errors import PeerError
 from bridge.media.relay import LegName
@@ -227,14 +228,14 @@ class Leg:
                 description = self.local_description
             self.local_description = description
             self.state = LegState.ANSWERED
-            self._respond_invited(200, now, description, (*self._session_headers, *headers))
+            self._respond_invited(200, now, description, (*self._session_headers, *delivered(headers, self.peer)))
             self._watch_session(now)
 
     def reject(self, cause: Cause, now: float, headers: tuple[Header, ...] = ()) -> None:
         """Refuse the caller's INVITE; the leg is over with it."""
         if self.state is LegState.INVITED:
             reasons = tuple(Header("Reason", reason) for reason in cause.reasons)
-            self._respond_invited(cause.status, now, None, (*reasons, *headers), cause.reason)
+            self._respond_invited(cause.status, now, None, (*reasons, *delivered(headers, self.peer)), cause.reason)
             self._end()
 
     # -- within the dialog -----------------------------------------------------------------------------------------
@@ -283,7 +284,7 @@ class Leg:
         if self.state is LegState.CONFIRMED and "INFO" in self.allows:
             assert self._dialog is not None
             request = self._dialog.request("INFO")
-            for header in headers:
+            for header in delivered(headers, self.peer):
                 request.headers.append(header)
             if body:
                 request.headers.add("Content-Type", content_type)
@@ -400,7 +401,7 @@ class Leg:
     def cancelled(self, request: Request, transaction: ServerTransaction, now: float) -> None:
         """Take the CANCEL of the caller's INVITE; after a 200 of ours it has no effect (RFC 3261 §9.2)."""
         if transaction is self._invited and self.state is LegState.INVITED:
-            cause = Cause(487, "Request Terminated", tuple(request.headers.get_all("Reason")))
+            cause = Cause(487, "Request Terminated", reasons_of(request.headers))
             self.reject(Cause(487, "Request Terminated"), now)
             self.receiver(self, Hangup(cause, passing(request.headers, self.peer)), now)
 
@@ -474,7 +475,7 @@ class Leg:
             wanted = self.state is LegState.CALLING
             self._end()
             if wanted:
-                cause = Cause(status, response.reason, tuple(response.headers.get_all("Reason")))
+                cause = Cause(status, response.reason, reasons_of(response.headers))
                 contacts = tuple(response.headers.get_all("Contact")) if status < 400 else ()
                 self.receiver(self, Reject(cause, passing(response.headers, self.peer), contacts), now)
 
@@ -607,7 +608,7 @@ class Leg:
         request = self._dialog.request("BYE")
         for reason in cause.reasons:
             request.headers.add("Reason", reason)
-        for header in headers:
+        for header in delivered(headers, self.peer):
             request.headers.append(header)
         self._send_in_dialog(request, now)
 
@@ -847,7 +848,7 @@ class Leg:
         if state is not LegState.LEAVING:  # else two BYEs cross: ours still awaits its answer
             self._end()
         if state in (LegState.INVITED, LegState.ANSWERED, LegState.CONFIRMED):
-            cause = Cause(200, "OK", tuple(request.headers.get_all("Reason")))
+            cause = Cause(200, "OK", reasons_of(request.headers))
             self.receiver(self, Hangup(cause, passing(request.headers, self.peer)), now)
 
     def _reinvite(self, event: RequestReceived, now: float) -> None:

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bridge.b2bua.actions import Query
+from bridge.b2bua.identity import ANONYMOUS, delivered, static, wants_anonymity
+from bridge.b2bua.numbers import number_matches, permitted, plain_number, with_plus
 from bridge.config import Config, Host, Peer, Route
 from bridge.errors import PeerError
-from bridge.sip.headers import NameAddr
+from bridge.sip.headers import NameAddr, split_list
 from bridge.sip.message import Header, Request
-from bridge.sip.uri import Uri, unescape
+from bridge.sip.registrar import Binding
+from bridge.sip.uri import Uri
 
 _DEFAULT_PORTS = {"udp": 5060, "tcp": 5060, "tls": 5061}
 _KNOWN_ADDRESSES = 4096
-_SEPARATORS = str.maketrans("", "", "-.() ")
+UNREGISTERED = Host("", 0, "")
 
 
 class Sources:
@@ -32,6 +35,7 @@ class Sources:
         self._peers: dict[str, Peer] = {}
         self._by_prefix: dict[tuple[int, int], dict[int, list[str]]] = {}
         self._known: dict[str, tuple[Peer, ...]] = {}  # answers given lately
+        self._bound: dict[str, list[str]] = {}  # address → peers that have registered from it
         for peer in peers:
             self._peers[peer.name] = peer
             for network in peer.sources:
@@ -41,6 +45,17 @@ class Sources:
         """Add an address to which a host name of the peer's has resolved."""
         if peer not in self.owners(address):
             self._add(peer.name, address)
+
+    def bind(self, peer: Peer, addresses: Iterable[str]) -> None:
+        """Let a peer signal from where it is registered from, and from nowhere else that was bound before (D24)."""
+        for address, names in list(self._bound.items()):
+            if peer.name in names:
+                names.remove(peer.name)
+                if not names:
+                    del self._bound[address]
+        for address in addresses:
+            self._bound.setdefault(address, []).append(peer.name)
+        self._known.clear()
 
     def owners(self, address: str) -> tuple[Peer, ...]:
         """Return the peers that may signal from this address; none: a stranger (T05, T08)."""
@@ -64,6 +79,7 @@ class Sources:
         for (version, length), networks in self._by_prefix.items():
             if version == ip.version:
                 found.extend(networks.get(value >> (bits - length), ()))
+        found.extend(self._bound.get(address, ()))
         return tuple(self._peers[name] for name in dict.fromkeys(found))
 
     def _add(self, name: str, network: str) -> None:
@@ -79,10 +95,15 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One next hop of a route: an account and one of its hosts."""
+    """One next hop of a route: an account and one of its hosts, or where it has registered from (D24).
+
+    The host of a peer that registers and has not is ``UNREGISTERED``. ``redirect`` is the URI that a 3xx named.
+    """
 
     peer: Peer
     host: Host
+    binding: Binding | None = None
+    redirect: str = ""
 
     @property
     def transport(self) -> str:
@@ -100,6 +121,10 @@ class Target:
         host = f"[{self.host.host}]" if ":" in self.host.host else self.host.host
         return f"{host}:{self.host.port}" if self.host.port else host
 
+    def permits(self, number: str) -> bool:
+        """Tell whether the account's rules let this number, or the one it redirects to, be dialled (T09)."""
+        return permitted(self.peer, Uri.parse(self.redirect).user or "" if self.redirect else number)
+
     def query(self, id: int) -> Query:
         """Ask for the target's next hops; a port or transport that nobody wrote is left to DNS (RFC 3263)."""
         port = self.host.port or (self.peer.profile.port if self.peer.profile.port not in (5060, 5061) else None)
@@ -107,6 +132,33 @@ class Target:
 
     def __str__(self) -> str:
         return f"sip:{self.authority};transport={self.transport}"
+
+
+def redirected(contacts: Iterable[str], target: Target) -> list[Target]:
+    """Return the targets that a 3xx of ``target`` leads to, best first (RFC 3261 §8.1.3.4, §21.3).
+
+    A peer may send a call to other hosts and numbers of its own only: hosts that its account names, and numbers that
+    the account's rules permit. Anything else is left out (T09).
+    """
+    found: list[tuple[float, Target]] = []
+    for value in (item for line in contacts for item in split_list(line)):
+        try:
+            contact = NameAddr.parse(value)
+            uri = contact.uri
+            weight = float(contact.param("q") or "1")
+        except (PeerError, ValueError):
+            continue
+        host = next((host for host in target.peer.hosts if _same_host(host.host, uri.host)), None)
+        transport = uri.transport or (host.transport if host else "")
+        if host is None or uri.scheme != "sip" or (transport and transport not in target.peer.profile.transports):
+            continue
+        plain = replace(uri, params=tuple(p for p in uri.params if p[0].lower() != "method"), headers=None)
+        found.append((weight, Target(target.peer, Host(host.host, uri.port or 0, transport), redirect=str(plain))))
+    return [one for _, one in sorted(found, key=lambda entry: -entry[0]) if one.permits("")]
+
+
+def _same_host(ours: str, theirs: str) -> bool:
+    return ours.strip("[]").lower() == theirs.strip("[]").lower()
 
 
 class Routes:
@@ -127,49 +179,8 @@ class Routes:
 
     def targets(self, route: Route) -> list[Target]:
         """Return the route's next hops in the order in which they are tried."""
-        return [Target(peer, host) for peer in map(self._config.peer, route.to) for host in peer.hosts]
-
-
-def number_matches(pattern: str, number: str) -> bool:
-    """Tell whether a dialled number fits ``"+1415…"``, ``"+1415*"`` or ``"*"``.
-
-    Carriers differ in whether they write the leading plus (D2), so it is ignored on both sides, as are visual
-    separators; anything that is not a telephone number is compared as it stands.
-    """
-    if pattern == "*":
-        return True
-    wanted, given = (
-        pattern.translate(_SEPARATORS).removeprefix("+"),
-        number.translate(_SEPARATORS).removeprefix("+"),
-    )
-    if wanted.endswith("*"):
-        return given.startswith(wanted[:-1])
-    return given == wanted
-
-
-def permitted(peer: Peer, number: str) -> bool:
-    """Tell whether a number may be dialled through a peer: allowed by a prefix, if it has any, and denied by none (T09).
-
-    ``deny`` holds however the number is written: with +, without, or behind the international prefixes 00 and 011.
-    """
-    plain = plain_number(number)
-    if peer.allow and not any(plain.startswith(plain_number(prefix)) for prefix in peer.allow):
-        return False
-    readings = {plain, *(plain.removeprefix(prefix) for prefix in ("00", "011", "+"))}
-    return not any(reading.startswith(plain_number(prefix)) for prefix in peer.deny for reading in readings)
-
-
-def plain_number(number: str) -> str:
-    """Return what a user part dials: escapes resolved, without parameters, +, and visual separators, in lower case."""
-    return unescape(number).partition(";")[0].translate(_SEPARATORS).removeprefix("+").lower()
-
-
-def with_plus(user: str, policy: str) -> str:
-    """Apply a profile's plus policy (``add``, ``strip``, ``keep``) to the user part of a URI (D2)."""
-    digits = user.removeprefix("+")
-    if policy == "keep" or not digits.isdigit():
-        return user
-    return f"+{digits}" if policy == "add" else digits
+        peers = map(self._config.peer, route.to)
+        return [Target(peer, host) for peer in peers for host in peer.hosts or (UNREGISTERED,)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +203,7 @@ def dialled(request: Request) -> Dialled:
         raise PeerError(484, "Address Incomplete")
     return Dialled(
         number=number,
-        caller=sender.uri.user or "anonymous",
+        caller=(sender.uri.user if sender.uri.host.lower() != "anonymous.invalid" else None) or "anonymous",
         display=sender.display or "",
         max_forwards=max_forwards(request),
         passed=(),
@@ -211,17 +222,6 @@ def max_forwards(request: Request) -> int:
     return int(value)
 
 
-def passing(headers: Iterable[Header], sender: Peer) -> tuple[Header, ...]:
-    """Return the headers that the sender's profile lets through to the other leg, byte for byte (D39)."""
-    exact = {name.lower() for name in sender.profile.pass_headers if not name.endswith("*")}
-    prefixes = tuple(name[:-1].lower() for name in sender.profile.pass_headers if name.endswith("*"))
-    return tuple(
-        header
-        for header in headers
-        if (name := header.name.lower()) in exact or (prefixes and name.startswith(prefixes))
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Invitation:
     """What an INVITE of ours says, apart from dialog identifiers, Via, Contact and SDP."""
@@ -231,6 +231,7 @@ class Invitation:
     sender: NameAddr
     max_forwards: int
     headers: tuple[Header, ...]
+    notes: tuple[str, ...] = ()  # what was changed that somebody may wonder about
 
 
 def invitation(target: Target, call: Dialled, our_host: str) -> Invitation:
@@ -246,12 +247,14 @@ def invitation(target: Target, call: Dialled, our_host: str) -> Invitation:
             "host": target.authority,
         }
     )
-    named = Uri.parse(request_uri)
+    named = Uri.parse(target.redirect or request_uri)
     to = Uri.parse(f"sip:{with_plus(number, plus.get('to', 'keep'))}@{target.authority}")
-    sender = Uri.parse(f"sip:{with_plus(call.caller, plus.get('from', 'keep'))}@{our_host}")
-    headers = [Header(name, value) for name, value in profile.headers.items()]
+    anonymous = call.caller == "anonymous" or wants_anonymity(call.passed)
+    sender = ANONYMOUS if anonymous else f"sip:{with_plus(call.caller, plus.get('from', 'keep'))}@{our_host}"
+    headers = list(static(profile.headers))
+    passed = delivered(call.passed, target.peer)
     if "{number}" not in profile.request_uri:  # D3: the dialled number must reach the platform all the same
-        taken = {header.name.lower() for header in call.passed}
+        taken = {header.name.lower() for header in passed}
         if "diversion" not in taken:
             headers.append(Header("Diversion", f"<sip:{number}@{our_host}>;reason=unconditional"))
         if "x-called-number" not in taken:
@@ -259,9 +262,22 @@ def invitation(target: Target, call: Dialled, our_host: str) -> Invitation:
     return Invitation(
         request_uri=str(named),
         to=NameAddr("", to, ()),
-        sender=NameAddr(call.display, sender, ()),
+        sender=NameAddr("Anonymous" if anonymous and call.caller != "anonymous" else call.display, Uri.parse(sender), ()),
         max_forwards=min(call.max_forwards - 1, 70),  # R12, R24: loops through other B2BUAs must end
-        headers=(*headers, *call.passed),
+        headers=(*headers, *passed),
+        notes=_broken_signature(call, to, Uri.parse(sender), passed),
+    )
+
+
+def _broken_signature(call: Dialled, to: Uri, sender: Uri, passed: Iterable[Header]) -> tuple[str, ...]:
+    """Note the numbers that differ from those an Identity header has signed (RFC 8224 §8.3 compares digits; R42)."""
+    if not any(header.name.lower() in ("identity", "y") for header in passed):
+        return ()
+    pairs = (("From", call.caller, sender.user or ""), ("To", call.number, to.user or ""))
+    return tuple(
+        f"{field} changed under Identity: {was} is {now}"
+        for field, was, now in pairs
+        if plain_number(was) != plain_number(now)
     )
 
 

@@ -70,6 +70,11 @@ def _key(name: str) -> str:
     return found
 
 
+def long_name(name: str) -> str:
+    """Return a header's name in lower case and in its long form: ``t`` is ``to``."""
+    return _KEYS.get(name) or _key(name)
+
+
 class Headers:
     """Keep header fields in order; a name matches in any case and in its compact form (RFC 3261 §7.3.1, §7.3.3)."""
 

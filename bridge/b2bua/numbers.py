@@ -1,0 +1,50 @@
+"""Telephone numbers as the user parts of URIs write them: with and without plus, escaped, with separators."""
+
+from __future__ import annotations
+
+from bridge.config import Peer
+from bridge.sip.uri import unescape
+
+_SEPARATORS = str.maketrans("", "", "-.() ")
+
+
+def number_matches(pattern: str, number: str) -> bool:
+    """Tell whether a dialled number fits ``"+1415…"``, ``"+1415*"`` or ``"*"``.
+
+    Carriers differ in whether they write the leading plus (D2), so it is ignored on both sides, as are visual
+    separators; anything that is not a telephone number is compared as it stands.
+    """
+    if pattern == "*":
+        return True
+    wanted, given = (
+        pattern.translate(_SEPARATORS).removeprefix("+"),
+        number.translate(_SEPARATORS).removeprefix("+"),
+    )
+    if wanted.endswith("*"):
+        return given.startswith(wanted[:-1])
+    return given == wanted
+
+
+def permitted(peer: Peer, number: str) -> bool:
+    """Tell whether a number may be dialled through a peer: allowed by a prefix, if it has any, and denied by none (T09).
+
+    ``deny`` holds however the number is written: with +, without, or behind the international prefixes 00 and 011.
+    """
+    plain = plain_number(number)
+    if peer.allow and not any(plain.startswith(plain_number(prefix)) for prefix in peer.allow):
+        return False
+    readings = {plain, *(plain.removeprefix(prefix) for prefix in ("00", "011"))}
+    return not any(reading.startswith(plain_number(prefix)) for prefix in peer.deny for reading in readings)
+
+
+def plain_number(number: str) -> str:
+    """Return what a user part dials: escapes resolved, without parameters, +, and visual separators, in lower case."""
+    return unescape(number).partition(";")[0].translate(_SEPARATORS).lstrip("+").lower()
+
+
+def with_plus(user: str, policy: str) -> str:
+    """Apply a profile's plus policy (``add``, ``strip``, ``keep``) to the user part of a URI (D2)."""
+    digits = user.removeprefix("+")
+    if policy == "keep" or not digits.isdigit():
+        return user
+    return f"+{digits}" if policy == "add" else digits
