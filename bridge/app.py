@@ -10,14 +10,16 @@ import errno
 import functools
 import gc
 import os
+import random
 import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from OpenSSL import SSL
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
@@ -36,9 +38,11 @@ from bridge.errors import RelayError
 from bridge.media.native_relay import NativeRelay
 from bridge.media.relay import Relay
 from bridge.metrics import Metrics
-from bridge.net.addresses import STUN_SERVERS, advertised, host_port, is_loopback, is_wildcard
+from bridge.net.addresses import STUN_SERVERS, advertised, host_port, is_loopback, is_name, is_wildcard
 from bridge.net.dns import Resolver
 from bridge.net.driver import Driver
+from bridge.net.stream import Census, StreamListener
+from bridge.net.tls import Credentials, problem_of
 from bridge.net.tokens import SystemTokens
 from bridge.net.udp import UdpListener
 from bridge.net.wakeup import Wakeup
@@ -95,9 +99,7 @@ def plan(config: Config, source: str, number: str, caller: str | None) -> dict[s
     """Say where a call would go and what would be sent, binding and sending nothing. Raises KeyError, StartError."""
     address_of = _advertiser(())
     listeners = [
-        Listener(
-            listen.transport, (listen.host, listen.port), (address_of(config.sip.advertise, listen.host), listen.port)
-        )
+        _listener(listen.transport, (listen.host, listen.port), config.sip.advertise, address_of)
         for listen in config.sip.listen
     ]
     media = address_of(config.media.advertise, config.media.address)
@@ -114,6 +116,7 @@ class Service:
         self._reactor = reactor
         self._options = options
         self._cleanups: list[Callable[[], object]] = []
+        self._credentials: Credentials | None = None
         self._ready_line = ""
         self._stop_signals = 0
         self._stopping = False
@@ -125,10 +128,7 @@ class Service:
         _make_state_dir(config)
         sockets = self._bind_listeners()
         address_of = _advertiser(self._options.stun_servers)
-        listeners = [
-            Listener("udp", udp.bound, (address_of(config.sip.advertise, udp.bound[0]), udp.bound[1]))
-            for udp in sockets
-        ]
+        listeners = [_listener(transport, bound, config.sip.advertise, address_of) for transport, bound in sockets]
         media_address = address_of(config.media.advertise, config.media.address)
         wakeup = Wakeup()
         self._cleanups.append(wakeup.stop)
@@ -142,7 +142,7 @@ class Service:
             reactor,
             relay,
             Resolver(reactor.nameResolver, reactor, _families(listeners)).resolve,
-            {("udp", udp.bound): udp for udp in sockets},
+            sockets,
             [metrics, recent, CallLog(reactor, self._options.log_level == "debug"), _recorder(records)],
         )
         self._cleanups.append(self._driver.stop)
@@ -153,8 +153,12 @@ class Service:
         )
         admin = self._serve_admin(api)
         wakeup.start(reactor, self._driver.relay_woke)
-        for udp in sockets:
-            udp.start(reactor, reactor, self._driver.receive, self._driver.transport_failed)
+        driver = self._driver
+        for listener in sockets.values():
+            if isinstance(listener, UdpListener):
+                listener.start(reactor, reactor, driver.receive, driver.transport_failed)
+            else:
+                listener.start(reactor, reactor, driver, self._core.peers_at)
         self._ready_line = _ready_line(config, listeners, media_address, admin)
 
     def serve(self) -> None:
@@ -173,17 +177,31 @@ class Service:
             except Exception:
                 self.log.failure("Stopping failed in part")
 
-    def _bind_listeners(self) -> list[UdpListener]:
-        sockets = []
+    def _bind_listeners(self) -> Mapping[tuple[str, Address], UdpListener | StreamListener]:
+        sockets: dict[tuple[str, Address], UdpListener | StreamListener] = {}
+        census, uniform = Census(), random.SystemRandom().uniform
         for listen in self._config.sip.listen:
+            credentials = self._tls_credentials() if listen.transport == "tls" else None
+            listener: UdpListener | StreamListener
             try:
-                udp = UdpListener(listen.host, listen.port)
+                if listen.transport == "udp":
+                    listener = UdpListener(listen.host, listen.port)
+                else:
+                    listener = StreamListener(listen.host, listen.port, census, uniform, credentials)
             except OSError as error:
-                where = f"udp:{host_port(listen.host, listen.port)}"
+                where = f"{listen.transport}:{host_port(listen.host, listen.port)}"
                 raise _cannot_listen(where, error, "[sip] listen", self._config) from error
-            self._cleanups.append(udp.stop)
-            sockets.append(udp)
+            self._cleanups.append(listener.stop)
+            sockets[listen.transport, listener.bound] = listener
         return sockets
+
+    def _tls_credentials(self) -> Credentials:
+        if self._credentials is None:
+            try:
+                self._credentials = Credentials(self._config.sip.tls, self._reactor)
+            except (OSError, SSL.Error) as error:
+                raise StartError(f"{problem_of(error)}; see [sip.tls] in {self._config.path}") from error
+        return self._credentials
 
     def _start_relay(self, wakeup: Wakeup) -> Relay:
         media = self._config.media
@@ -233,7 +251,11 @@ class Service:
             self.log.info("call records are written again; none was lost")
 
     def _reload_signal(self) -> None:
-        self.log.warn("SIGHUP: this version can't reload; the configuration it started with stays in force")
+        if self._credentials is not None:
+            self._credentials.reload()
+        self.log.warn(
+            "SIGHUP: this version reloads certificates only; the configuration it started with stays in force"
+        )
 
     def _stop_signal(self, number: int) -> None:
         """The first signal drains, the second hangs up, the third leaves at once."""
@@ -288,6 +310,12 @@ def _advertiser(stun_servers: Sequence[Address]) -> Callable[[str, str], str]:
     return address_of
 
 
+def _listener(transport: str, bound: Address, setting: str, address_of: Callable[[str, str], str]) -> Listener:
+    """Say how peers are told of a listener: by the operator's name as it is (D15), else by an address."""
+    told = setting if is_name(setting) else address_of(setting, bound[0])
+    return Listener(transport, bound, (told, bound[1]))
+
+
 def _families(listeners: Sequence[Listener]) -> list[type[IPv4Address] | type[IPv6Address]]:
     """Return the address families that some listener can send to."""
     v6 = {":" in listener.bound[0] for listener in listeners}
@@ -295,15 +323,19 @@ def _families(listeners: Sequence[Listener]) -> list[type[IPv4Address] | type[IP
 
 
 def _ready_line(config: Config, listeners: Sequence[Listener], media_address: str, admin: Address) -> str:
-    """Write the contract's ready line; a wildcard address is shown as what peers are told."""
-    sip = ",".join(
-        f"{listener.transport}:{host_port(_shown(listener.bound[0], listener.advertised[0]), listener.bound[1])}"
-        for listener in listeners
-    )
+    """Write the contract's ready line; a wildcard address is shown as the one that peers are told."""
+    sip = ",".join(f"{listener.transport}:{_place(listener, media_address)}" for listener in listeners)
     media = _shown(config.media.address, media_address)
     low, high = config.media.ports
     shown = f"[{media}]" if ":" in media else media
     return f"ready node={config.node.name} sip={sip} media={shown}:{low}-{high} admin=http://{host_port(*admin)}"
+
+
+def _place(listener: Listener, media_address: str) -> str:
+    (host, port), told = listener.bound, listener.advertised[0]
+    if is_name(told):
+        told = media_address if (":" in media_address) == (":" in host) else host
+    return host_port(_shown(host, told), port)
 
 
 def _shown(bound: str, told: str) -> str:

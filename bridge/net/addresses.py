@@ -50,6 +50,15 @@ def is_wildcard(host: str) -> bool:
     return ipaddress.ip_address(host).is_unspecified
 
 
+def is_name(setting: str) -> bool:
+    """Tell a host name from an address literal and from ``auto``."""
+    try:
+        ipaddress.ip_address(setting.strip("[]"))
+    except ValueError:
+        return setting != "auto"
+    return False
+
+
 def host_port(host: str, port: int) -> str:
     """Join a host and a port as URIs write them: IPv6 in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -87,6 +87,14 @@ class Driver:
         """Learn that what was sent on the flow can't arrive."""
         self._input(self._core.transport_failed, flow)
 
+    def flow_lost(self, flow: Flow) -> None:
+        """Learn that a connection has ended, and with it what was unanswered on it."""
+        self._input(self._core.flow_lost, flow)
+
+    def rejected(self, reason: str, flow: Flow) -> None:
+        """Let the observers know of a peer that was turned away before it could say anything."""
+        self._tell(Trace("rejected", self._clock.seconds(), text=reason, flow=flow))
+
     def resolved(self, query: Query, resolution: Resolution) -> None:
         """Take the answer to a lookup."""
         self._input(self._core.resolved, query, resolution)
