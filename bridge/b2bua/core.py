@@ -27,17 +27,20 @@ from bridge.b2bua.actions import (
     Trace,
     Transfer,
 )
+from bridge.b2bua.admission import Admission
 from bridge.b2bua.call import Call
 from bridge.b2bua.control import Cause
 from bridge.b2bua.destination import Directory, target_uri
+from bridge.b2bua.errand import Errand, Inquiry, Surroundings
 from bridge.b2bua.exchange import Exchange, Timer
 from bridge.b2bua.identity import passing
 from bridge.b2bua.leg import Leg, LegTimer, Switchboard, capabilities, extensions, refusal
 from bridge.b2bua.media import codec_policy
 from bridge.b2bua.next_hop import NextHop
 from bridge.b2bua.numbers import permitted
-from bridge.b2bua.record import CallRecord, Reason, reason_of
+from bridge.b2bua.record import CallRecord, Reason, reason_of, rfc3339
 from bridge.b2bua.routing import Dialled, Routes, Sources, dialled, invitation
+from bridge.b2bua.trunks import Trunks
 from bridge.config import Config, Peer
 from bridge.errors import PeerError
 from bridge.media.relay import (
@@ -69,6 +72,7 @@ from bridge.sip.headers import split_list
 from bridge.sip.message import Header, Request, Response, response_to
 from bridge.sip.timers import TimerTable, TimerValues
 from bridge.sip.tokens import Tokens
+from bridge.sip.transaction import ClientTransaction
 
 RETRY_AFTER = Header("Retry-After", "10")
 
@@ -111,10 +115,13 @@ class Core:
         self._ours: set[str] = set()  # Call-IDs of live legs that we called: one that comes back is a loop
         self._sessions: dict[int, Call] = {}
         self._calls: dict[str, Call] = {}
-        self._queries: dict[int, Call | NextHop] = {}  # who waits for the answer
+        self._queries: dict[int, Call | NextHop | Inquiry] = {}  # who waits for the answer
         self._next_id = 0
         self._failures: dict[str, str] = {}
         self._reported: Counter[str] = Counter()  # the endpoint's rejections that were traced
+        self._admission = Admission(peers, config.node.name, tokens)
+        surroundings = Surroundings(self._endpoint, tokens, self.flow_to, self._host, self.look_up, self._sources.learn)
+        self._trunks = Trunks(peers, self._sources, surroundings)
         self._exchange = Exchange(
             act=self._actions.append,
             set_timer=lambda call, timer, at: self._timers.set((call.record.id, timer), at),
@@ -135,6 +142,7 @@ class Core:
             contact=self._contact,
             our_host=self._host,
             learn=self._sources.learn,
+            trunks=self._trunks,
             full=self._is_full,
             directory=Directory(config, self._routes, self._sources, _hosts(config, listeners), permitted),
             call_of=lambda leg: self._calls.get(leg.record_id),
@@ -148,10 +156,10 @@ class Core:
         """Take one SIP message. A stranger's is dropped unread, in silence (T05)."""
         self._now = now
         owners = self._sources.owners(flow.remote[0])
-        if not owners:
-            self._actions.append(Trace("rejected", now, text="unknown-source", flow=flow))
+        if refusal := self._admission.refusal(data, flow.remote[0], owners, now):
+            self._actions.append(Trace("rejected", now, text=refusal, flow=flow))
             return
-        leg = LegName(owners[0].kind)
+        leg = LegName((owners or self._admission.roaming)[0].kind)
         message = self._endpoint.receive(data, flow, now)
         position = len(self._actions)
         self._dispatch_all(now)
@@ -172,6 +180,7 @@ class Core:
         """Take word that a connection has ended; what was unanswered on it is sent again (RFC 3261 §18.4)."""
         self._now = now
         self._endpoint.flow_lost(flow, now)
+        self._contain(partial(self._trunks.flow_lost, flow, now), now)
         self._settle(now)
 
     def relay_event(self, event: RelayEvent, now: float) -> None:
@@ -189,6 +198,8 @@ class Core:
                 self._guard(call, lambda: call.resolved(query, resolution, now), now)
             case NextHop() as next_hop:
                 next_hop.resolved(query, resolution, now)
+            case Inquiry() as inquiry:
+                self._contain(partial(inquiry.resolved, query, resolution, now), now)
         self._settle(now)
 
     def command(self, command: Command, now: float) -> None:
@@ -213,6 +224,7 @@ class Core:
         """Let everything that is due by now happen."""
         self._now = now
         self._endpoint.handle_timeout(now)
+        self._contain(partial(self._trunks.handle_timeout, now), now)
         for key in self._timers.due(now):
             if key[0] == "forget":
                 self._call_of.pop(key[1], None)
@@ -226,8 +238,8 @@ class Core:
 
     def next_timeout(self) -> float | None:
         """Return when `handle_timeout` wants to be called; reads only."""
-        deadlines = [at for at in (self._endpoint.next_timeout(), self._timers.next()) if at is not None]
-        return min(deadlines, default=None)
+        deadlines = self._endpoint.next_timeout(), self._timers.next(), self._trunks.next_timeout()
+        return min((at for at in deadlines if at is not None), default=None)
 
     def poll(self) -> Action | None:
         """Return the next action to perform, None when there is none."""
@@ -246,7 +258,16 @@ class Core:
 
     def peers_at(self, address: str) -> tuple[Peer, ...]:
         """Return the peers that may signal from an address; none: a stranger."""
-        return self._sources.owners(address)
+        return self._sources.owners(address) or self._admission.roaming
+
+    @property
+    def leaving(self) -> bool:
+        """Whether something is still to be said to a registrar before the bridge may go."""
+        return self._trunks.leaving
+
+    def registrations(self) -> list[tuple[str, str]]:
+        """Return carrier and state of each registration of ours."""
+        return self._trunks.registrations()
 
     def live(self) -> list[tuple[str, str, str]]:
         """Return carrier, platform and direction of every live call."""
@@ -270,6 +291,7 @@ class Core:
                 "active_calls": load[peer.name],
                 "max_calls": peer.max_calls or None,
                 "last_failure": self._failures.get(peer.name),
+                **self._trunks.status(peer, lambda at: rfc3339(at + self._wall_offset), self._now),
             }
             for peer in (*self._config.carriers.values(), *self._config.platforms.values())
         ]
@@ -291,6 +313,8 @@ class Core:
     def _settle(self, now: float) -> None:
         """Bring every event to its owner, then queue what the endpoint wants sent."""
         self._dispatch_all(now)
+        if self.draining and not self._calls:
+            self._contain(partial(self._trunks.stop, now), now)
         while (transmit := self._endpoint.poll_transmit()) is not None:
             owners = self._sources.owners(transmit.flow.remote[0])
             self._actions.append(transmit)
@@ -323,15 +347,40 @@ class Core:
                 if leg is not None and self._belongs(leg, flow):
                     self._to_leg(leg, now, lambda leg: leg.acknowledged(request, now))
             case ResponseReceived(response, flow, client):
-                self._to_leg(client.owner, now, lambda leg: leg.response(response, flow, client, now))
+                self._response(response, flow, client, now)
             case TransactionTimedOut(client):
-                self._to_leg(client.owner, now, lambda leg: leg.unanswered(client, 408, now))
+                self._unanswered(client, 408, now)
             case TransactionFailed(client):
-                self._to_leg(client.owner, now, lambda leg: leg.unanswered(client, 503, now))
+                self._unanswered(client, 503, now)
             case AckMissing(server):
                 self._to_leg(server.owner, now, lambda leg: leg.ack_missing(server, now))
             case PrackMissing(server):
                 self._to_leg(server.owner, now, lambda leg: leg.prack_missing(server, now))
+
+    def _response(self, response: Response, flow: Flow, client: ClientTransaction, now: float) -> None:
+        owner = client.owner
+        if isinstance(owner, Errand):
+            self._contain(partial(self._trunks.response, owner, response, client, now), now)
+            return
+        if _is_new_call(client) and isinstance(owner, Leg):
+            self._trunks.heard(owner.peer, client.flow, now)
+        self._to_leg(owner, now, lambda leg: leg.response(response, flow, client, now))
+
+    def _unanswered(self, client: ClientTransaction, status: int, now: float) -> None:
+        owner = client.owner
+        if isinstance(owner, Errand):
+            self._contain(partial(self._trunks.unanswered, owner, client, status, now), now)
+            return
+        if _is_new_call(client) and isinstance(owner, Leg) and not client.provisional:
+            self._trunks.failed(owner.peer, client.flow, now)
+        self._to_leg(owner, now, lambda leg: leg.unanswered(client, status, now))
+
+    def _contain(self, act: Callable[[], None], now: float) -> None:
+        """Keep a bug in what goes on outside calls from them."""
+        try:
+            act()
+        except Exception:
+            self._bug(now)
 
     def _to_leg(self, owner: object, now: float, act: Callable[[Leg], None]) -> None:
         """Bring an event to the leg that owns the transaction, if one does; a bug there ends its call only."""
@@ -365,8 +414,16 @@ class Core:
                 raise PeerError(481, "Call/Transaction Does Not Exist")
             _check_extensions(request, extensions(leg.peer))
             leg.request(event, now)
-        elif request.method == "INVITE":
-            self._invite(event, now)
+            return
+        if request.method == "INVITE" and request.call_id in self._ours:  # R24: it left through one of our own legs
+            raise PeerError(482, "Loop Detected")
+        source = event.flow.remote[0]
+        peers = self._admission.admit(request, self._sources.owners(source), source, now)
+        if request.method == "INVITE":
+            self._invite(event, peers, now)
+        elif request.method == "REGISTER" and peers:
+            _check_extensions(request, frozenset(("path",)))
+            self._trunks.register(event, peers[0], now)
         elif request.method == "OPTIONS":
             _check_extensions(request, frozenset())
             response = capabilities(request, self._tokens.token(64))
@@ -382,15 +439,12 @@ class Core:
 
     # -- new calls -------------------------------------------------------------------------------------------------
 
-    def _invite(self, event: RequestReceived, now: float) -> None:
+    def _invite(self, event: RequestReceived, owners: tuple[Peer, ...], now: float) -> None:
         """Begin a call. What is wrong with the INVITE is answered, and recorded like any other end of a call."""
         request, flow = event.request, event.flow
-        if request.call_id in self._ours:  # R24: it left through one of our own legs
-            raise PeerError(482, "Loop Detected")
-        owners = self._sources.owners(flow.remote[0])
         problem: tuple[PeerError, Reason] | None = None
         try:
-            asked = dialled(request)
+            asked = self._trunks.addressed(dialled(request), request, owners)
         except PeerError as error:
             asked = None
             problem = error, reason_of(error.status) if error.status in (482, 483) else Reason.BAD_REQUEST
@@ -529,6 +583,8 @@ class Core:
         return load
 
     def _may_speak_for(self, owner: object, flow: Flow) -> bool:
+        if isinstance(owner, Errand):
+            return owner.peer in self._sources.owners(flow.remote[0])
         return not isinstance(owner, Leg) or self._belongs(owner, flow)
 
     def _belongs(self, leg: Leg, flow: Flow) -> bool:
@@ -577,7 +633,7 @@ class Core:
                 return Flow(transport, listener.bound, address, name=name)
         return None
 
-    def look_up(self, asker: NextHop, query: Query) -> None:
+    def look_up(self, asker: NextHop | Inquiry, query: Query) -> None:
         """Ask the shell for the hops behind a name that a leg needs."""
         self._next_id += 1
         self._queries[self._next_id] = asker
@@ -610,6 +666,10 @@ def _hosts(config: Config, listeners: Sequence[Listener]) -> set[str]:
     """Return the names and addresses that peers know us by."""
     ours = {address[0] for listener in listeners for address in (listener.bound, listener.advertised)}
     return {*ours, config.sip.advertise}
+
+
+def _is_new_call(client: ClientTransaction) -> bool:
+    return client.is_invite and client.request.to.tag is None
 
 
 def _check_extensions(request: Request, known: frozenset[str]) -> None:

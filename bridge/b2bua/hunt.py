@@ -14,7 +14,7 @@ from bridge.b2bua.control import Cause
 from bridge.b2bua.exchange import Exchange, Timer
 from bridge.b2bua.leg import Leg
 from bridge.b2bua.record import Attempt, Reason, reason_of
-from bridge.b2bua.routing import Dialled, Invitation, Target, invitation, is_address
+from bridge.b2bua.routing import UNREGISTERED, Dialled, Invitation, Target, invitation, is_address
 from bridge.config import Peer
 from bridge.errors import PeerError
 from bridge.media.relay import LegName
@@ -60,7 +60,7 @@ class Hunt:
         self._hunter = hunter
         self._name = name
         self._asked = asked
-        self._targets = list(targets)
+        self._targets = exchange.trunks.reached(targets)
         self._hops: list[Hop] = []  # of the target at hand, still to be tried
         self._attempts = attempts
         self._target: Target | None = None
@@ -73,7 +73,7 @@ class Hunt:
         if not self._targets:
             self._hunter.nobody(*self._last, now)
             return
-        target = self._target = self._targets.pop(0)
+        target = self._target = self._targets.pop(self._exchange.trunks.best(self._targets, now))
         self._began_at = now
         if self._exchange.full(target.peer):
             self._note(503, now)
@@ -81,7 +81,12 @@ class Hunt:
             self.next_target(now)
             return
         host = target.host.host
-        if is_address(host):
+        if target.host == UNREGISTERED:
+            self.failed(Cause(503, "Not Registered"), now)
+        elif target.binding is not None:
+            self._hops = [Hop(target.binding.flow.transport, target.binding.flow.remote)]
+            self._next_hop(now)
+        elif is_address(host):
             self._hops = [Hop(target.transport, (host.strip("[]"), target.port))]
             self._next_hop(now)
         else:
@@ -96,7 +101,7 @@ class Hunt:
         for hop in resolution.hops:
             self._exchange.learn(self._target.peer, hop.address[0])
         if resolution.hops:
-            self._hops = list(resolution.hops)
+            self._hops = self._exchange.trunks.in_order(self._target, resolution.hops, now)
             self._next_hop(now)
         else:
             self.failed(Cause(503, f"Unresolvable: {resolution.problem}"), now)
@@ -111,6 +116,7 @@ class Hunt:
             self._hunter.nobody(Cause(480, "No Answer"), Reason.NO_ANSWER, now)
         elif not leg.responded:
             cause = Cause(408, "No Response")
+            self._exchange.trunks.failed(leg.peer, leg.flow, now)
             leg.hang_up(cause, (), now)
             self.failed(cause, now)
 
@@ -147,7 +153,8 @@ class Hunt:
         hop = self._hops.pop(0)
         self._began_at = now
         name = "" if is_address(target.host.host) else target.host.host
-        flow = exchange.flow_to(hop.transport, hop.address, name)
+        bound = target.binding
+        flow = exchange.flow_to(hop.transport, hop.address, name) if bound is None else bound.flow
         if flow is None:
             self.failed(Cause(503, f"No {hop.transport} listener"), now)
             return
@@ -156,7 +163,7 @@ class Hunt:
         except PeerError as error:
             self.failed(Cause(error.status, error.reason), now)
             return
-        asked = invitation(target, self._asked, exchange.our_host(flow))
+        asked = exchange.trunks.through(target, invitation(target, self._asked, exchange.our_host(flow)), now)
         self.leg = Leg(
             self._name,
             target.peer,

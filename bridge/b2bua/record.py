@@ -129,7 +129,7 @@ class TransferFacts:
         return {
             "mode": self.mode,
             "target": self.target,
-            "requested_at": _rfc3339(self.requested_at + wall_offset),
+            "requested_at": rfc3339(self.requested_at + wall_offset),
             "result": self.result,
             "status": self.status,
             "by": self.by,
@@ -169,7 +169,7 @@ class CallRecord:
         """Return the record; ``wall_offset`` is Unix time minus monotonic time."""
 
         def stamp(at: float | None) -> str | None:
-            return None if at is None else _rfc3339(at + wall_offset)
+            return None if at is None else rfc3339(at + wall_offset)
 
         answered = self.answered_at
         codec = next((facts.codec for facts in self.legs.values() if facts.codec), None)
@@ -250,5 +250,6 @@ def _leg_json(facts: LegFacts | None, report: LegReport | None) -> dict[str, Any
     return leg
 
 
-def _rfc3339(unix: float) -> str:
+def rfc3339(unix: float) -> str:
+    """Write a Unix time in UTC (RFC 3339)."""
     return datetime.fromtimestamp(unix, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
