@@ -103,6 +103,7 @@ class Profile:
 
     # transport
     keepalive: float = 30.0  # seconds between double CRLFs on streams to this party, 0: none (RFC 5626, D17)
+    tls_names: str = "web"  # "strict" (RFC 5922) | "web" (RFC 6125) | "any": what this party's certificate must name
     large_requests: str = "tcp"  # "tcp" | "udp": what carries a request over 1300 bytes where UDP is meant (R13)
     health: str = "passive"  # "passive" | "options": how this party is known to live (D21)
     health_interval: float = 30.0  # seconds between two OPTIONS
@@ -346,6 +347,7 @@ SCHEMA: Mapping[str, Key] = {
     "answers_challenge": Key(_flag),
     "trusted": Key(_flag),
     "keepalive": Key(_seconds(0.0, 600.0)),
+    "tls_names": Key(_one_of("strict", "web", "any")),
     "large_requests": Key(_one_of("tcp", "udp")),
     "health": Key(_one_of("passive", "options")),
     "health_interval": Key(_seconds(1.0, 3600.0)),

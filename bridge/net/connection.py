@@ -19,7 +19,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from bridge.net.tls import Untrusted, handshake_problem
+from bridge.net.tls import Untrusted, handshake_problem, problem_of
 from bridge.sip.events import Flow
 from bridge.sip.framing import Framer, FramingError, Message, Ping, Pong
 
@@ -141,7 +141,7 @@ class Connection(TwistedProtocol):
             transport: Any = self.transport
             problem = handshake_problem(transport.getHandle(), error)
         elif not isinstance(error, ConnectionDone):
-            problem = str(error)
+            problem = problem_of(error) if error is not None else ""
         self._end(problem)
         if self._timer is not None:
             self._timer.cancel()

@@ -79,6 +79,10 @@ class Driver:
         self._draining = False
         self._problem = ""
 
+    def start(self) -> None:
+        """Let the core begin what waits for nobody: registrations, say."""
+        self._arm(self._clock.seconds())
+
     def receive(self, data: bytes, flow: Flow) -> None:
         """Take one datagram or framed message."""
         self._input(self._core.receive, data, flow)

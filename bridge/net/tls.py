@@ -99,7 +99,7 @@ class Credentials:
     def connection(self, server: bool) -> SSL.Connection:
         """Return the TLS state of one new connection."""
         self.refresh()
-        return SSL.Connection(self._server if server else self._client, None)
+        return _Handshake(self._server if server else self._client, None)
 
     def _files(self) -> Iterable[Path | None]:
         settings = self._settings
@@ -124,6 +124,12 @@ class Credentials:
         return server, client
 
 
+class _Handshake(SSL.Connection):
+    """The TLS state of a connection, with what was wrong with the peer's certificate."""
+
+    problem = ""
+
+
 @implementer(IOpenSSLServerConnectionCreator)
 class ServerSide:
     """Begin handshakes with peers that come to us."""
@@ -132,9 +138,7 @@ class ServerSide:
         self._credentials = credentials
 
     def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        connection = self._credentials.connection(server=True)
-        connection.set_app_data([])
-        return connection
+        return self._credentials.connection(server=True)
 
 
 @implementer(IOpenSSLClientConnectionCreator)
@@ -147,7 +151,6 @@ class ClientSide:
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         connection = self._credentials.connection(server=False)
-        connection.set_app_data([])
         if self._name:  # D14: the name before any look-up; RFC 6066 §3: never an address
             connection.set_tlsext_host_name(self._name.rstrip(".").encode("ascii"))
         return connection
@@ -185,10 +188,11 @@ def check_identity(certificate: x509.Certificate, name: str, address: str, rule:
     raise Untrusted(f"{shown}, not {wanted}{remedy}")
 
 
-def handshake_problem(connection: SSL.Connection | None, error: BaseException) -> str:
+def handshake_problem(connection: object, error: BaseException) -> str:
     """Say why a handshake failed, as well as OpenSSL tells."""
-    noted = connection.get_app_data() if connection is not None else None
-    return f"its certificate {noted[0]}" if noted else problem_of(error)
+    if isinstance(connection, _Handshake) and connection.problem:
+        return f"its certificate {connection.problem}"
+    return problem_of(error)
 
 
 def problem_of(error: BaseException) -> str:
@@ -216,10 +220,8 @@ def _context(settings: Tls) -> SSL.Context:
 
 
 def _note_problem(connection: SSL.Connection, certificate: object, number: int, depth: int, ok: int) -> bool:
-    if not ok:
-        noted = connection.get_app_data()
-        if noted is not None:
-            noted.append(_VERIFY_PROBLEMS.get(number, f"is not trusted (OpenSSL's error {number})"))
+    if not ok and isinstance(connection, _Handshake):
+        connection.problem = _VERIFY_PROBLEMS.get(number, f"is not trusted (OpenSSL's error {number})")
     return bool(ok)
 
 

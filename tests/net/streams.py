@@ -76,9 +76,7 @@ class Ends:
         self.census = Census()
         self.credentials = Credentials(tls, self.clock) if tls else None
         self.listener = StreamListener(OURS, 0, self.census, lambda low, high: high, self.credentials)
-        self.listener.start(
-            self.reactor, self.clock, self.told, lambda address: self.known if address == PEER else ()
-        )
+        self.listener.start(self.reactor, self.clock, self.told, lambda address: self.known if address == PEER else ())
         self._threads = ThreadPoolExecutor(4)
         self.sockets: list[socket.socket] = []
 
