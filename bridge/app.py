@@ -136,7 +136,7 @@ class Service:
         records = self._start_records()
         self._core = Core(config, SystemTokens(), listeners, media_address, wall_offset)
         recent = RecentCalls(wall_offset)
-        metrics = Metrics(relay, self._core.live, self._core.counts)
+        metrics = Metrics(relay, self._core.live, self._core.counts, self._core.registrations)
         self._driver = Driver(
             self._core,
             reactor,
@@ -168,6 +168,7 @@ class Service:
         signal.signal(signal.SIGHUP, lambda number, frame: self._reactor.callFromThread(self._reload_signal))
         self.log.info("trunkbridge {version} serves: {line}", version=__version__, line=self._ready_line)
         print(self._ready_line, flush=True)  # noqa: T201 (the contract's ready line)
+        self._driver.start()
 
     def stop(self) -> None:
         """Let go of everything, last things first."""
@@ -273,7 +274,7 @@ class Service:
             self._leave()
 
     def _stop_when_idle(self, lingers: bool) -> None:
-        if self._core.active:
+        if self._core.active or self._core.leaving:
             self._reactor.callLater(DRAIN_LOOK, self._stop_when_idle, lingers)
         elif lingers:
             self._reactor.callLater(LINGER, self._leave)

@@ -23,9 +23,11 @@ from prometheus_client.registry import Collector
 
 from bridge.b2bua.actions import Record, Trace
 from bridge.media.relay import LegName, LegTotals, Relay, SessionLabel
+from bridge.sip.registration import State
 
 PREFIX = "trunkbridge"
 
+REGISTRATION_STATES = tuple(state.value for state in State)
 CALL = ("carrier", "platform", "direction")
 LEG = ("leg", "carrier", "platform")
 
@@ -51,15 +53,17 @@ class Metrics:
         relay: Relay,
         live_calls: Callable[[], Iterable[tuple[str, str, str]]],
         held: Callable[[], Mapping[str, int]] = dict,
+        registrations: Callable[[], Iterable[tuple[str, str]]] = tuple,
     ) -> None:
         """``live_calls`` returns carrier, platform and direction of each (`Core.live`), ``held`` what signalling holds
-        in memory by kind (`Core.counts`); both are read at each scrape.
+        in memory by kind (`Core.counts`), ``registrations`` carrier and state of each (`Core.registrations`); all are
+        read at each scrape.
         """
         # A creation time for each series would swell a scrape by a third.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self.registry.register(_Scraped(relay, live_calls, held, lambda: self.bugs))
+        self.registry.register(_Scraped(relay, live_calls, held, registrations, lambda: self.bugs))
 
         self._calls = self._counter("calls", "Calls that ended.", (*CALL, "result", "reason"))
         self._setup = self._histogram("call_setup_seconds", "From the INVITE to the answer.", CALL, _SETUP)
@@ -166,15 +170,18 @@ class _Scraped(Collector):
         relay: Relay,
         live_calls: Callable[[], Iterable[tuple[str, str, str]]],
         held: Callable[[], Mapping[str, int]],
+        registrations: Callable[[], Iterable[tuple[str, str]]],
         bugs: Callable[[], int],
     ) -> None:
         self._relay = relay
         self._live_calls = live_calls
         self._held = held
+        self._registrations = registrations
         self._bugs = bugs
 
     def collect(self) -> Iterator[Metric]:
         yield self._active()
+        yield self._registered()
         held = GaugeMetricFamily(
             f"{PREFIX}_sip_held", "Dialogs, transactions, timers and the like in memory (T19).", labels=("kind",)
         )
@@ -198,6 +205,17 @@ class _Scraped(Collector):
         family = GaugeMetricFamily(f"{PREFIX}_calls_active", "Calls in progress, ringing ones included.", labels=CALL)
         for labels, count in Tally(self._live_calls()).items():
             family.add_metric(labels, count)
+        return family
+
+    def _registered(self) -> Metric:
+        family = GaugeMetricFamily(
+            f"{PREFIX}_registrations",
+            "Our registration with each carrier: 1 in its state.",
+            labels=("carrier", "state"),
+        )
+        for carrier, state in self._registrations():
+            for each in REGISTRATION_STATES:
+                family.add_metric([carrier, each], 1 if each == state else 0)
         return family
 
     def _streams(self, totals: Mapping[SessionLabel, Mapping[LegName, LegTotals]]) -> Iterator[Metric]:

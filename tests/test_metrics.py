@@ -20,6 +20,7 @@ FLOW = Flow("udp", ("127.0.0.1", 5060), ("127.0.0.9", 5060))
 
 CONTRACT = {
     "calls_active": ("gauge", {"carrier", "platform", "direction"}),
+    "registrations": ("gauge", {"carrier", "state"}),
     "calls_total": ("counter", {"carrier", "platform", "direction", "result", "reason"}),
     "call_setup_seconds": ("histogram", {"carrier", "platform", "direction"}),
     "post_dial_delay_seconds": ("histogram", {"carrier", "platform", "direction"}),
@@ -83,7 +84,7 @@ def record(**changes: Any) -> dict[str, Any]:
 @pytest.fixture
 def metrics() -> Metrics:
     live = ("main", "support", "inbound")
-    return Metrics(BusyRelay(), lambda: [live, live], lambda: {"dialogs": 4})
+    return Metrics(BusyRelay(), lambda: [live, live], lambda: {"dialogs": 4}, lambda: [("main", "refreshing")])
 
 
 def fed(metrics: Metrics) -> Metrics:
@@ -185,3 +186,9 @@ def test_promtool_finds_nothing_to_mend(metrics: Metrics) -> None:
     body = fed(metrics).exposition("")[1]
     result = subprocess.run([promtool, "check", "metrics"], input=body, capture_output=True, timeout=30)
     assert (result.returncode, result.stdout + result.stderr) == (0, b"")
+
+
+def test_a_registration_is_one_in_its_state_and_zero_in_the_others(metrics: Metrics) -> None:
+    assert value(metrics, "registrations", carrier="main", state="refreshing") == 1
+    assert value(metrics, "registrations", carrier="main", state="registered") == 0
+    assert value(metrics, "registrations", carrier="main", state="backing-off") == 0

@@ -79,7 +79,12 @@ class Api:
                     "stop": "true ends a capture that runs",
                 },
             ),
-            Operation("GET", "/api/v1/trunks", "Carriers and platforms with their load", self._trunks),
+            Operation(
+                "GET",
+                "/api/v1/trunks",
+                "Carriers and platforms: load, limits, registration, bindings, health",
+                self._trunks,
+            ),
             Operation(
                 "GET",
                 "/api/v1/records",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 
 from bridge.cli.client import AdminClient, asks_bridge
@@ -12,7 +15,7 @@ from bridge.cli.output import print_json, print_table
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
 @asks_bridge
 def trunks(client: AdminClient, as_json: bool) -> None:
-    """List carriers and platforms with their load and last failure."""
+    """List carriers and platforms: load, registration, health and last failure."""
     answer = client.get("/api/v1/trunks")
     if as_json:
         print_json(answer)
@@ -25,12 +28,15 @@ def trunks(client: AdminClient, as_json: bool) -> None:
             trunk["state"],
             trunk["active_calls"],
             trunk["max_calls"],
+            _registration(trunk),
+            _health(trunk["health"]),
             ", ".join(trunk["hosts"]),
             trunk["last_failure"],
         )
         for trunk in answer["trunks"]
     ]
-    print_table(("name", "kind", "profile", "state", "calls", "limit", "hosts", "last failure"), rows, "no trunks")
+    columns = ("name", "kind", "profile", "state", "calls", "limit", "registration", "health", "hosts", "last failure")
+    print_table(columns, rows, "no trunks")
 
 
 @click.command()
@@ -39,3 +45,31 @@ def drain(client: AdminClient) -> None:
     """Refuse new calls from now on; those in progress go on. SIGTERM does the same and then exits."""
     answer = client.post("/api/v1/drain")
     click.echo(f"draining, {answer['active']} calls in progress")
+
+
+def _registration(trunk: Mapping[str, Any]) -> str | None:
+    """Say how we are registered there, or from how many places it is registered here."""
+    ours, theirs = trunk["registration"], trunk["bindings"]
+    if ours is not None:
+        parts = [f"{ours['state']} since {_clock(ours['since'])}"]
+        if ours["expires_at"]:
+            parts.append(f"until {_clock(ours['expires_at'])}")
+        if ours["failing_since"]:
+            parts.append(f"failing since {_clock(ours['failing_since'])}")
+        if ours["last_error"]:
+            parts.append(ours["last_error"])
+        return ", ".join(parts)
+    if theirs is not None:
+        return ", ".join(f"{one['contact']} until {_clock(one['expires_at'])}" for one in theirs) or "not registered"
+    return None
+
+
+def _health(health: Mapping[str, Any]) -> str:
+    since = f" since {_clock(health['since'])}" if health["since"] else ""
+    answer = f", last answer {_clock(health['last_answer_at'])}" if health["last_answer_at"] else ""
+    return f"{health['state']}{since}{answer}"
+
+
+def _clock(timestamp: str) -> str:
+    """Shorten an RFC 3339 time to that of the day, in UTC."""
+    return timestamp[11:19]
