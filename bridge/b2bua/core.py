@@ -29,15 +29,18 @@ from bridge.b2bua.actions import (
 )
 from bridge.b2bua.admission import Admission
 from bridge.b2bua.call import Call
+from bridge.b2bua.capabilities import capabilities, extensions, refusal
 from bridge.b2bua.control import Cause
 from bridge.b2bua.destination import Directory, target_uri
 from bridge.b2bua.errand import Errand, Inquiry, Surroundings
 from bridge.b2bua.exchange import Exchange, Timer
 from bridge.b2bua.identity import passing
-from bridge.b2bua.leg import Leg, LegTimer, Switchboard, capabilities, extensions, refusal
+from bridge.b2bua.leg import Leg, Switchboard
 from bridge.b2bua.media import codec_policy
 from bridge.b2bua.next_hop import NextHop
 from bridge.b2bua.numbers import permitted
+from bridge.b2bua.offers import LegTimer
+from bridge.b2bua.limits import Limits, limit_reached
 from bridge.b2bua.record import CallRecord, Reason, reason_of, rfc3339
 from bridge.b2bua.routing import Dialled, Routes, Sources, dialled, invitation
 from bridge.b2bua.trunks import Trunks
@@ -122,6 +125,7 @@ class Core:
         self._admission = Admission(peers, config.node.name, tokens)
         surroundings = Surroundings(self._endpoint, tokens, self.flow_to, self._host, self.look_up, self._sources.learn)
         self._trunks = Trunks(peers, self._sources, surroundings)
+        self._limits = Limits(config, wall_offset, lambda at: self._timers.set(("limits", ""), at))
         self._exchange = Exchange(
             act=self._actions.append,
             set_timer=lambda call, timer, at: self._timers.set((call.record.id, timer), at),
@@ -143,7 +147,7 @@ class Core:
             our_host=self._host,
             learn=self._sources.learn,
             trunks=self._trunks,
-            full=self._is_full,
+            limits=self._limits,
             directory=Directory(config, self._routes, self._sources, _hosts(config, listeners), permitted),
             call_of=lambda leg: self._calls.get(leg.record_id),
             media_address=media_address,
@@ -228,6 +232,8 @@ class Core:
         for key in self._timers.due(now):
             if key[0] == "forget":
                 self._call_of.pop(key[1], None)
+            elif key[0] == "limits":
+                self._look_at_limits(now)
             elif isinstance(key[0], Leg):
                 timer = key[1]
                 self._to_leg(key[0], now, lambda leg, timer=timer: leg.timeout(timer, now))  # type: ignore[misc]
@@ -280,7 +286,6 @@ class Core:
 
     def trunks(self) -> list[dict[str, Any]]:
         """Return every carrier and platform with its load and its last failure."""
-        load = self._load()
         return [
             {
                 "name": peer.name,
@@ -288,8 +293,9 @@ class Core:
                 "profile": peer.profile.name,
                 "state": "draining" if self.draining else "ready",
                 "hosts": [host.host if not host.port else f"{host.host}:{host.port}" for host in peer.hosts],
-                "active_calls": load[peer.name],
+                "active_calls": self._limits.load(peer),
                 "max_calls": peer.max_calls or None,
+                "limits": self._limits.shown(peer, self._now),
                 "last_failure": self._failures.get(peer.name),
                 **self._trunks.status(peer, lambda at: rfc3339(at + self._wall_offset), self._now),
             }
@@ -305,6 +311,7 @@ class Core:
             "queries": len(self._queries),
             "call_ids": len(self._call_of),
             "call_timers": len(self._timers),
+            "limited": self._limits.counts(),
             **self._endpoint.counts(),
         }
 
@@ -450,7 +457,6 @@ class Core:
             problem = error, reason_of(error.status) if error.status in (482, 483) else Reason.BAD_REQUEST
         found = self._routes.find(owners, asked.number) if asked is not None else None
         caller_peer, route = found or (owners[0], None)
-        obstacle = self._obstacle(caller_peer, route is not None)
         targets = self._routes.targets(route) if route is not None else []
         self._next_id += 1
         far = targets[0].peer.name if targets else ""
@@ -482,7 +488,7 @@ class Core:
             _check_extensions(request, extensions(caller_peer))
         except PeerError as error:
             problem = problem or (error, Reason.BAD_REQUEST)
-        problem = problem or obstacle
+        problem = problem or self._obstacle(record, caller_peer, now)
         if problem is not None or asked is None:
             fault, reason = problem or (PeerError(500, "Server Internal Error"), Reason.BUG)
             headers = tuple(Header(name, value) for name, value in fault.headers)
@@ -490,14 +496,16 @@ class Core:
         else:
             call.begin(leg, replace(asked, passed=passing(request.headers, caller_peer)), targets, now)
 
-    def _obstacle(self, caller: Peer, routed: bool) -> tuple[PeerError, Reason] | None:
-        """Say why a well-formed call is not taken now."""
+    def _obstacle(self, record: CallRecord, caller: Peer, now: float) -> tuple[PeerError, Reason] | None:
+        """Say why a well-formed call is not taken now; if it is, it has a place in the limits from here on."""
         retry_after = ((RETRY_AFTER.name, RETRY_AFTER.value),)
         if self.draining:
             return PeerError(503, "Service Unavailable", retry_after), Reason.DRAINING
-        if not routed:
+        if not record.route:
             return PeerError(404, "Not Found"), Reason.NO_ROUTE
-        if self._is_full(caller):
+        limit = self._limits.enter(record.id, caller, record.direction, now)
+        if limit is not None:
+            self._actions.append(limit_reached(limit, record, caller, now))
             return PeerError(503, "Service Unavailable", retry_after), Reason.LIMIT
         return None
 
@@ -544,8 +552,21 @@ class Core:
             case MediaSilent():
                 call.media_silent(event, now)
 
+    def _look_at_limits(self, now: float) -> None:
+        """Let those dial whose turn has come; end the calls whose account has no minutes left (D13, T09)."""
+        while (found := self._limits.turn(now)) is not None:
+            call, turn = found
+            self._guard(self._calls[call], partial(turn, now), now)
+        for spent in self._limits.exhausted(now):
+            call_on = self._calls[spent]
+            self._actions.append(limit_reached("minutes_a_day", call_on.record, call_on.caller.peer, now))
+            cause = Cause(503, "Service Unavailable")
+            self._guard(call_on, partial(call_on.hang_up, cause, Reason.MINUTES_SPENT, "bridge", now), now)
+        self._limits.watch(now)
+
     def _ended(self, call: Call, report: SessionReport | None, now: float) -> None:
         record = call.record
+        self._limits.ended(record.id, now)
         self._calls.pop(record.id, None)
         self._sessions.pop(call.session, None)
         for timer in Timer:
@@ -571,16 +592,6 @@ class Core:
     def _find(self, call_id: str, local_tag: str, remote_tag: str | None) -> Leg | None:
         leg = self._dialogs.get((call_id, local_tag))
         return leg if leg is not None and leg.remote_tag in (None, remote_tag) else None
-
-    def _is_full(self, peer: Peer) -> bool:
-        return bool(peer.max_calls) and self._load()[peer.name] >= peer.max_calls
-
-    def _load(self) -> Counter[str]:
-        """Count the calls of every peer by its name."""
-        load: Counter[str] = Counter()
-        for call in self._calls.values():
-            load.update(leg.peer.name for leg in call.legs())
-        return load
 
     def _may_speak_for(self, owner: object, flow: Flow) -> bool:
         if isinstance(owner, Errand):

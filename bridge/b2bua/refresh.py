@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from bridge.b2bua.capabilities import supports
 from bridge.errors import PeerError
 from bridge.profile import Profile
 from bridge.sip.extensions import SessionExpires
-from bridge.sip.headers import split_list
 from bridge.sip.message import Header, Request, Response
 
 SHORTEST = 90
@@ -112,16 +112,6 @@ class SessionTimer:
             self.agreement = replace(self.agreement, we_refresh=True, enforced=False)
         elif self._mode == "offer":  # the peer knows no timers: we still look whether it lives
             self.agreement = Agreement(max(self._wanted, self._least), we_refresh=True, enforced=False)
-
-
-def supports(message: Request | Response, extension: str) -> bool:
-    """Tell whether the sender lists an option tag in Supported or Require."""
-    return any(
-        token.lower() == extension
-        for name in ("Supported", "Require")
-        for value in message.headers.get_all(name)
-        for token in split_list(value)
-    )
 
 
 def _seconds(text: str | None) -> int | None:
