@@ -1,101 +1,40 @@
-"""The torture messages of RFC 4475 and RFC 5118 as datagrams, against the expectation written down for each.
+"""The torture messages of RFC 4475 and RFC 5118, over UDP and over streams, held to conformance/torture.toml.
 
 The corpora are no part of this repository; the tests look for them beside the checkout.
 """
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from bridge.errors import PeerError
 from bridge.sip.events import RequestReceived
+from bridge.sip.framing import Framer, FramingError, Message
 from bridge.sip.message import Request, Response, parse, response_to
 from bridge.sip.uri import Uri
-from tests.sip.bench import Bench
+from tests.sip.bench import TCP, Bench, incoming
 
-_CORPORA = Path(__file__).parents[3] / "shared" / "corpora"
+_ROOT = Path(__file__).parents[2]
+_CORPORA = _ROOT.parent / "shared" / "corpora"
 _RFC_4475 = _CORPORA / "rfc4475" / "messages"
 _RFC_5118 = _CORPORA / "rfc5118" / "wire"
 
 pytestmark = pytest.mark.skipif(not _CORPORA.is_dir(), reason=f"the torture corpora are not at {_CORPORA}")
 
-# What the endpoint does with each. ACCEPT: a transaction begins, and the user has the next word (501, 420, 415, 483 …).
-# A number: the endpoint refuses with it. DROP: nothing leaves.
+_MANIFEST = tomllib.loads((_ROOT / "conformance" / "torture.toml").read_text(encoding="utf-8"))
+RFC_4475, RFC_5118 = _MANIFEST["rfc4475"], _MANIFEST["rfc5118"]
+_MESSAGES = RFC_4475 | RFC_5118
 ACCEPT, DROP = "accept", "drop"
-RFC_4475: dict[str, str | int] = {
-    "wsinv": ACCEPT,
-    "intmeth": ACCEPT,
-    "esc01": ACCEPT,
-    "escnull": ACCEPT,
-    "esc02": ACCEPT,
-    "lwsdisp": ACCEPT,
-    "longreq": ACCEPT,
-    "dblreq": ACCEPT,
-    "semiuri": ACCEPT,
-    "transports": ACCEPT,
-    "mpart01": ACCEPT,
-    "unreason": DROP,  # responses to nothing of ours
-    "noreason": DROP,
-    "badinv01": 400,
-    "clerr": 400,
-    "ncl": 400,
-    "scalar02": 400,
-    "scalarlg": DROP,
-    "quotbal": 400,
-    "ltgtruri": 400,
-    "lwsruri": 400,
-    "lwsstart": 400,  # may be tolerated; must not be forwarded: not ours to repair
-    "trws": 400,
-    "escruri": 400,
-    "baddate": ACCEPT,  # Date means nothing to us
-    "regbadct": 400,
-    "badaspec": 400,
-    "baddn": 400,
-    "badvers": 505,
-    "mismatch01": 400,
-    "mismatch02": 400,
-    "bigcode": DROP,
-    "badbranch": ACCEPT,  # matched as RFC 2543 did
-    "insuf": DROP,  # nothing to make an answer from
-    "unkscm": 416,
-    "novelsc": 416,
-    "unksm2": 400,
-    "bext01": ACCEPT,  # 420 is the user's
-    "invut": ACCEPT,  # 415 too
-    "regaut01": ACCEPT,
-    "multi01": 400,
-    "mcl01": 400,
-    "bcast": DROP,
-    "zeromf": ACCEPT,  # 483 too
-    "cparam01": ACCEPT,
-    "cparam02": ACCEPT,
-    "regescrt": ACCEPT,
-    "sdp01": ACCEPT,
-    "inv2543": ACCEPT,
-    "test": DROP,  # in the archive, in no section: neither version nor Via
-}
-RFC_5118: dict[str, str | int] = {
-    "ipv6-good": ACCEPT,
-    "ipv6-bad": 400,
-    "port-ambiguous": ACCEPT,
-    "port-unambiguous": ACCEPT,
-    "via-received-param-no-delim": ACCEPT,
-    "via-received-param-with-delim": ACCEPT,
-    "ipv6-in-sdp": ACCEPT,
-    "mult-ip-in-header": ACCEPT,
-    "mult-ip-in-sdp": ACCEPT,
-    "ipv4-mapped-ipv6": ACCEPT,
-    "ipv6-bug-abnf-3-colons": ACCEPT,
-    "ipv6-correct-abnf-2-colons": ACCEPT,
-}
-_ALLOWED: dict[str, set[str | int]] = {
+_ALLOWED: dict[str, set[str]] = {  # by the class that the corpus gives a message
     "accept": {ACCEPT},
-    "reject": {ACCEPT, DROP, 400, 416, 505},
-    "either": {ACCEPT, DROP, 400},
+    "reject": {ACCEPT, DROP, "400", "416", "505"},
+    "either": {ACCEPT, DROP, "400"},
     "drop": {DROP},
 }
+_GOOD = incoming("OPTIONS", call_id="good", via="SIP/2.0/TCP 198.51.100.7;branch=z9hG4bKgood")
 
 
 def load(name: str) -> bytes:
@@ -103,13 +42,29 @@ def load(name: str) -> bytes:
     return (path if path.exists() else _RFC_5118 / f"{name}.sip").read_bytes()
 
 
-def outcome(data: bytes) -> str | int:
-    bench = Bench()
+def outcome(bench: Bench, data: bytes) -> str:
+    """Give one message to the endpoint and say what it makes of it, in the manifest's words."""
+    before = len(bench.sent), len(list(bench.of(RequestReceived)))
     bench.receive(data)
-    if any(bench.of(RequestReceived)):
-        assert bench.sent == []
+    if len(list(bench.of(RequestReceived))) > before[1]:
+        assert len(bench.sent) == before[0]
         return ACCEPT
-    return bench.sent[0][1].status if bench.sent else DROP
+    return str(bench.sent[before[0]][1].status) if len(bench.sent) > before[0] else DROP
+
+
+def outcomes(pieces: list[bytes]) -> list[str]:
+    """Give what a connection brings to the endpoint, as a stream listener does."""
+    bench, framer, found = Bench(TCP), Framer(), []
+    for piece in pieces:
+        try:
+            framed = tuple(framer.feed(piece))
+            broken = None
+        except FramingError as error:
+            framed, broken = error.framed, error
+        found += [outcome(bench, each.data) for each in framed if isinstance(each, Message)]
+        if broken is not None:
+            return [*found, outcome(bench, broken.head), "close"]
+    return [*found, "wait"] if framer.pending else found
 
 
 def request(name: str) -> Request:
@@ -119,31 +74,56 @@ def request(name: str) -> Request:
     return message
 
 
-@pytest.mark.parametrize(("name", "expected"), [*RFC_4475.items(), *RFC_5118.items()])
-def test_a_torture_message_gets_what_is_written_down_for_it(name, expected):
-    assert outcome(load(name)) == expected
+@pytest.mark.parametrize("name", _MESSAGES)
+def test_t11_a_torture_message_gets_over_udp_what_is_written_down_for_it(name):
+    assert outcome(Bench(), load(name)) == _MESSAGES[name]["udp"]
 
 
-def test_what_is_written_down_agrees_with_the_manifests_and_covers_them():
+@pytest.mark.parametrize("name", _MESSAGES)
+def test_t11_and_over_a_stream_whole_and_octet_by_octet(name):
+    data, expected = load(name), _MESSAGES[name]["stream"]
+    assert outcomes([data]) == expected
+    assert outcomes([data[place : place + 1] for place in range(len(data))]) == expected
+
+
+@pytest.mark.parametrize("name", _MESSAGES)
+def test_r15_what_follows_in_the_same_segment_is_served_unless_the_stream_is_closed(name):
+    data, expected = load(name), _MESSAGES[name]["stream"]
+    found = outcomes([data + _GOOD])
+    if "close" in expected:
+        assert found == expected
+    elif expected == ["wait"]:  # the rest that it waited for: nothing of it starts a request of its own
+        assert ACCEPT not in found
+    else:
+        assert found == [*expected, ACCEPT]
+    assert outcomes([_GOOD + data]) == [ACCEPT, *expected]
+
+
+def test_what_is_written_down_agrees_with_the_corpora_and_covers_them():
     rows = [line.split("\t") for line in (_CORPORA / "rfc4475" / "manifest.tsv").read_text().splitlines()[1:]]
     assert {row[0].removesuffix(".dat") for row in rows} == RFC_4475.keys()
-    for file, _, kind, verdict, expectation, *_ in rows:
+    for file, section, kind, verdict, expectation, *_ in rows:
         ours = RFC_4475[file.removesuffix(".dat")]
+        assert ours["section"] == section
         if kind == "resp":
-            assert ours == DROP
+            assert ours["udp"] == DROP
+            assert ours["answer"] == []
             continue
-        assert ours in _ALLOWED[verdict], file
-        if isinstance(ours, int):
-            assert str(ours) in expectation or expectation.startswith("error"), file
-        if verdict == "reject" and ours == ACCEPT:  # then what refuses it is a rule of the user's, with its own code
-            assert any(code in expectation for code in ("420", "415", "483")), file
+        assert ours["udp"] in _ALLOWED[verdict], file
+        if ours["udp"].isdigit():
+            assert ours["udp"] in expectation or expectation.startswith("error"), file
+            assert ours["udp"] in ours["answer"], file
+        if verdict == "reject" and ours["udp"] == ACCEPT:  # then a rule of the bridge refuses it, with its own code
+            assert any(code in expectation for code in ours["answer"]), file
     rows = [line.split("\t") for line in (_CORPORA / "rfc5118" / "manifest.tsv").read_text().splitlines()[1:]]
     assert {row[0] for row in rows} == RFC_5118.keys()
-    for name, _, expectation in rows:
-        assert RFC_5118[name] == (400 if expectation == "400" else ACCEPT)
+    for name, section, expectation in rows:
+        assert RFC_5118[name]["section"] == section
+        assert RFC_5118[name]["udp"] == ("400" if expectation == "400" else ACCEPT)
+    assert all(message["why"] for message in _MESSAGES.values())
 
 
-@pytest.mark.parametrize("name", [name for name, expected in (RFC_4475 | RFC_5118).items() if expected == ACCEPT])
+@pytest.mark.parametrize("name", [name for name, message in _MESSAGES.items() if message["udp"] == ACCEPT])
 def test_an_accepted_message_can_be_answered_and_leaves_as_it_came(name):
     data = load(name)
     message = request(name)
@@ -163,7 +143,7 @@ def test_an_accepted_message_can_be_answered_and_leaves_as_it_came(name):
     assert response.headers.get("CSeq") == message.headers.get("CSeq")
 
 
-@pytest.mark.parametrize("name", [*RFC_4475, *RFC_5118])
+@pytest.mark.parametrize("name", _MESSAGES)
 def test_a_message_cut_anywhere_harms_nobody(name):
     data = load(name)
     for end in range(0, len(data), 7):
