@@ -11,9 +11,11 @@ use crate::session::{
 };
 use crate::silence::Silence;
 use crate::stats::{Arrival, Reception};
+use crate::tone::Ringing;
 use std::net::SocketAddr;
 
 const MS: u64 = 1_000_000;
+const SECOND: u64 = 1000 * MS;
 
 /// One leg.
 #[derive(Debug)]
@@ -31,6 +33,7 @@ pub struct Leg {
     sent_at_reports: [u64; 2],
     far_report: Option<FarReport>,
     silence: Silence,
+    ringing: Option<Ringing>,
     started: bool,
     sent_bytes: u64,
     filled: u64,
@@ -54,6 +57,7 @@ impl Leg {
             sent_at_reports: [0; 2],
             far_report: None,
             silence: Silence::default(),
+            ringing: None,
             started: false,
             sent_bytes: 0,
             filled: 0,
@@ -81,12 +85,20 @@ impl Leg {
             self.reception.pause();
         }
         self.silence.watch(media.silent_after, now);
+        let tone = media.tone;
+        let rings = tone != self.media.as_ref().and_then(|media| media.tone);
         self.media = Some(media);
         self.fix(now, out);
         if self.rtcp_destination().is_some() {
             self.schedule.begin(now, random);
         }
         self.allow_fill(now);
+        if rings {
+            self.ringing = tone.map(Ringing::new);
+            if self.ringing.is_some() && self.filling_allowed {
+                self.fill.arm(self.egress.ends_at().clamp(now, now + SECOND));
+            }
+        }
     }
 
     /// Connect the socket if the latch has come to rest.
@@ -99,7 +111,8 @@ impl Leg {
     fn fill_format(&self) -> Option<(&LegMedia, &Payload, u8, u64)> {
         let media = self.media.as_ref().filter(|media| media.may_send)?;
         let payload = media.payload(media.fill_payload_type?)?;
-        Some((media, payload, payload.encoding.silence()?, media.fill_after?))
+        let after = if media.tone.is_some() { 0 } else { media.fill_after? };
+        Some((media, payload, payload.encoding.silence()?, after))
     }
 
     /// Start or stop the fill's clock when signalling or a latch has changed what may go to the peer.
@@ -133,15 +146,19 @@ impl Leg {
         let Some((media, payload, silence, _)) = self.fill_format() else {
             return;
         };
-        let (ptime, clock_rate, payload_type) = (media.ptime, payload.clock_rate, payload.payload_type);
+        let Payload { payload_type, clock_rate, encoding, .. } = *payload;
+        let ptime = media.ptime;
         let Some(slot) = self.fill.take_due(now, ptime) else {
             return;
         };
         let samples = (ptime / MS * u64::from(clock_rate) / 1000) as usize;
         let format = Format { payload_type, clock_rate, duration: samples as u32, event: None };
         let header = self.egress.fill(slot, &format, samples, now);
-        let frame = [silence; MAX_PAYLOAD];
-        let frame = &frame[..samples.min(MAX_PAYLOAD)];
+        let mut frame = [silence; MAX_PAYLOAD];
+        let frame = &mut frame[..samples.min(MAX_PAYLOAD)];
+        if let Some(ringing) = &mut self.ringing {
+            ringing.write(slot, encoding, frame);
+        }
         self.filled += 1;
         self.sent_bytes += (rtp::HEADER + frame.len()) as u64;
         out.rtp(self.side, to, header, frame, Kind::Fill);
@@ -159,6 +176,9 @@ impl Leg {
         let media = self.media.as_ref().ok_or(Refusal::NoDestination)?;
         if !media.may_send {
             return Err(Refusal::Held);
+        }
+        if self.ringing.is_some() {
+            return Ok(());
         }
         let to = self.latch.destination().ok_or(Refusal::NoDestination)?;
         let payload_type = payload.far_payload_type.ok_or(Refusal::PayloadType)?;

@@ -21,4 +21,5 @@ pub mod silence;
 pub mod stats;
 pub mod sys;
 pub mod tap;
+pub mod tone;
 pub mod worker;

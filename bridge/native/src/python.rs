@@ -4,6 +4,7 @@ use crate::latch::{Network, Permission};
 use crate::relay::{Event, Label, Relay as NativeRelay, SessionReport, Settings};
 use crate::session::{Encoding, FarReport, LegMedia, LegReport, Payload, Refusal, Refused, Side};
 use crate::sys::Wake;
+use crate::tone::Tone;
 use crate::worker::LegTotals;
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
@@ -40,6 +41,7 @@ struct LegMediaIn {
     permitted: Vec<String>,
     latch_for: f64,
     silent_after: Option<f64>,
+    tone: Option<String>,
 }
 
 fn socket_address(address: Option<Address>) -> PyResult<Option<SocketAddr>> {
@@ -50,6 +52,10 @@ fn socket_address(address: Option<Address>) -> PyResult<Option<SocketAddr>> {
         host.parse().map_err(|_| PyValueError::new_err(format!("{host:?} is no IP address for media")))?;
     // RFC 3264 §8.4: 0.0.0.0 is a hold of old; and nobody listens on port 0. Neither is a destination.
     Ok((!host.is_unspecified() && port != 0).then_some(SocketAddr::new(host, port)))
+}
+
+fn tone_named(name: &str) -> PyResult<Tone> {
+    Tone::named(name).ok_or_else(|| PyValueError::new_err(format!("{name:?} is no tone")))
 }
 
 impl LegMediaIn {
@@ -75,6 +81,7 @@ impl LegMediaIn {
             fill_after: self.fill_after_ms.map(|after| after.saturating_mul(1_000_000)),
             fill_payload_type: self.fill_payload_type,
             silent_after: self.silent_after.map(nanoseconds),
+            tone: self.tone.as_deref().map(tone_named).transpose()?,
             permission: Permission {
                 signalled: socket_address(self.remote_rtp)?,
                 permitted: permitted.collect::<PyResult<_>>()?,

@@ -7,6 +7,7 @@ use crate::latch::Permission;
 use crate::leg::Leg;
 use crate::random::Random;
 use crate::rtp;
+use crate::tone::Tone;
 use std::net::SocketAddr;
 
 /// The side of the bridge that a leg faces; also its index.
@@ -138,6 +139,8 @@ pub struct LegMedia {
     pub fill_payload_type: Option<u8>,
     /// Report a peer that sends nothing for so long.
     pub silent_after: Option<u64>,
+    /// Goes to the peer in place of the other leg's audio.
+    pub tone: Option<Tone>,
     pub permission: Permission,
 }
 

@@ -38,6 +38,7 @@ pub fn media(side: Side) -> LegMedia {
         fill_after: Some(100 * MS),
         fill_payload_type: Some(0),
         silent_after: None,
+        tone: None,
         permission: Permission { signalled: Some(at(remote)), permitted: Vec::new(), window: SECOND },
     }
 }
