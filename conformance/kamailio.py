@@ -40,6 +40,7 @@ modparam("topos", "db_url", "text://{tables}")
 
 _TLS = """\
 enable_tls=yes
+tcp_source_ipv4={host}
 loadmodule "tls.so"
 modparam("tls", "config", "{config}")
 """
@@ -196,7 +197,7 @@ def edge(stage: Stage, host: str, bridge: str, party: str, topos: bool = False, 
         config = stage.directory / f"tls-{len(stage.processes)}.cfg"
         own = {"key": tls / "kamailio.key", "certificate": tls / "kamailio.pem", "authority": tls / "authority.pem"}
         config.write_text(_TLS_DOMAINS.format(**own))
-        body += _TLS.format(config=config)
+        body += _TLS.format(host=host, config=config)
         listen, onward = [f"tls:{host}:5061"], f"sip:{bridge}:5061;transport=tls"
     body += _EDGE.format(bridge=bridge, party=party, next=onward)
     return Kamailio(stage, host, body, *listen)

@@ -26,9 +26,24 @@ to = ["trunk"]
 """
 
 
-def _config(ground: Ground, name: str) -> str:
+_TLS = """\
+[sip.tls]
+certificate = "{directory}/bridge.pem"
+private_key = "{directory}/bridge.key"
+ca = "{directory}/authority.pem"
+"""
+
+
+def _config(ground: Ground, name: str, tls: Path | None = None) -> str:
     stage = ground.stage
-    return config(stage.network, str(stage.directory), name, "20000-21999") + _OUTBOUND
+    text = config(stage.network, str(stage.directory), name, "20000-21999") + _OUTBOUND
+    if tls is not None:
+        text = text.replace(':5060"]', f':5060", "tls:{stage.host(2)}:5061"]', 1)
+        text = text.replace("[media]", _TLS.format(directory=tls) + "\n[media]", 1)
+        carrier = f'hosts = ["{stage.host(11)}:5060;transport=udp"]'
+        secure = f'hosts = ["{stage.host(11)}:5061;transport=tls"]\ntransports = ["tls"]'
+        text = text.replace(carrier, secure, 1)
+    return text
 
 
 @case(
@@ -49,6 +64,18 @@ def edge(ground: Ground) -> str:
 def edge_with_topos(ground: Ground) -> str:
     ground.bridge_with(lambda name: _config(ground, name))
     return _calls(ground, topos=True)
+
+
+@case(
+    "kamailio-edge-tls",
+    "R18, R27: 200 calls both ways through a Kamailio that speaks TLS with the bridge, each proving itself by certificate",
+    load=True,
+)
+def edge_over_tls(ground: Ground) -> str:
+    hosts = {"kamailio": ground.stage.host(11), "bridge": ground.stage.host(2)}
+    files = kamailio.certificates(ground.stage.directory / "certificates", **hosts)
+    ground.bridge_with(lambda name: _config(ground, name, files))
+    return _calls(ground, topos=False, tls=files)
 
 
 def _calls(ground: Ground, topos: bool, tls: Path | None = None) -> str:
