@@ -42,7 +42,6 @@ _MOS = (1.5, 2.0, 2.5, 3.0, 3.3, 3.6, 3.8, 4.0, 4.1, 4.2, 4.3, 4.4, 4.5)
 _METHODS = frozenset(
     ("INVITE", "ACK", "BYE", "CANCEL", "OPTIONS", "REGISTER", "PRACK", "UPDATE", "INFO", "REFER", "NOTIFY", "SUBSCRIBE")
 )
-_LIMITS = {"limit": "max_calls", "no-ports": "media_ports"}  # reason of a record → label
 
 
 class Metrics:
@@ -92,7 +91,7 @@ class Metrics:
             "failovers", "Attempts that failed and moved the call to another target.", ("platform", "result")
         )
         self._limits = self._counter(
-            "limit_rejections", "Calls refused because a limit was reached.", ("carrier", "platform", "limit")
+            "limit_rejections", "Calls refused because of a limit or a rule.", ("carrier", "platform", "limit")
         )
         self.bugs = 0  # faults of our own, each contained to one input or call
 
@@ -104,6 +103,8 @@ class Metrics:
             self._message(fact)
         elif fact.kind == "rejected":
             self._rejected.labels(fact.text).inc()
+        elif fact.kind == "limit":
+            self._limits.labels(fact.details["carrier"], fact.details["platform"], fact.text).inc()
         elif fact.kind == "bug":
             self.bugs += 1
 
@@ -141,8 +142,8 @@ class Metrics:
                 histogram.labels(*labels).observe(record[key])
         if record["answered_at"]:
             self._duration.labels(*labels).observe(record["duration"])
-        if record["reason"] in _LIMITS:
-            self._limits.labels(carrier, platform, _LIMITS[record["reason"]]).inc()
+        if record["reason"] == "no-ports":
+            self._limits.labels(carrier, platform, "media_ports").inc()
         for attempt in record["attempts"][:-1]:
             self._failovers.labels(attempt["peer"], record["result"]).inc()
         for name in LegName:

@@ -94,6 +94,7 @@ def fed(metrics: Metrics) -> Metrics:
     metrics(Trace("bug", 1.0, text="traceback"))
     metrics(Record(record()))
     metrics(Record(record(result="rejected", reason="limit", answered_at=None, setup_seconds=None, legs={})))
+    metrics(Trace("limit", 1.0, text="max_calls", details={"carrier": "main", "platform": "support"}))
     return metrics
 
 

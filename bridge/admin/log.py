@@ -90,11 +90,13 @@ class CallLog:
             "state": self._state,
             "relay": self._relay,
             "rejected": self._reject,
+            "limit": self._limit,
             "bug": self._bug,
         }
         if messages:
             self._tellers |= {"received": self._message, "sent": self._message}
         self._rejected: dict[str, tuple[float, int]] = {}  # reason → last line at, inputs since
+        self._limited: dict[tuple[str, ...], tuple[float, int]] = {}  # the same of limits
 
     def __call__(self, fact: Trace | Record) -> None:
         """Log one trace or record."""
@@ -116,6 +118,24 @@ class CallLog:
 
     def _bug(self, trace: Trace) -> None:
         self.log.error("a bug of ours, contained; please report it:\n{text}", text=trace.text)
+
+    def _limit(self, trace: Trace) -> None:
+        """Raise the alarm of a limit at once, then once in a while with the number of calls that it has hit (T09)."""
+        key = (trace.text, trace.details["carrier"], trace.details["platform"])
+        now = self._clock.seconds()
+        last, count = self._limited.get(key, (float("-inf"), 0))
+        if now - last < REJECTED_EVERY:
+            self._limited[key] = (last, count + 1)
+            return
+        self._limited[key] = (now, 0)
+        self.log.warn(
+            "call {call} refused: limit={limit} carrier={carrier} platform={platform}{more}",
+            call=trace.call,
+            limit=trace.text,
+            carrier=key[1] or "-",
+            platform=key[2] or "-",
+            more=f" (and {count} more of the kind)" if count else "",
+        )
 
     def _reject(self, trace: Trace) -> None:
         now = self._clock.seconds()

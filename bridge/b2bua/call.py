@@ -194,7 +194,7 @@ class Call:
     def nobody(self, cause: Cause, reason: Reason, now: float) -> None:
         """Give the caller the failure of the last attempt."""
         self.callee = None
-        self._give_up(cause, reason, now)
+        self._give_up(cause, reason, now, retry_after=10 if reason is Reason.LIMIT else None)
 
     # -- the table's actions ---------------------------------------------------------------------------------------
 
@@ -235,12 +235,12 @@ class Call:
         self._update_media(now, fill=True)
 
     def _callee_rejected(self, event: Reject, now: float) -> None:
-        self._attempt_failed(event.cause, now)
+        self._attempt_failed(event.cause, now, event.contacts)
 
-    def _attempt_failed(self, cause: Cause, now: float) -> None:
+    def _attempt_failed(self, cause: Cause, now: float, contacts: tuple[str, ...] = ()) -> None:
         self.callee = None
         if self._hunt is not None:
-            self._hunt.failed(cause, now)
+            self._hunt.failed(cause, now, contacts)
 
     def _caller_gave_up(self, event: Hangup, now: float) -> None:
         if self._hunt is not None:

@@ -36,11 +36,11 @@ from bridge.b2bua.errand import Errand, Inquiry, Surroundings
 from bridge.b2bua.exchange import Exchange, Timer
 from bridge.b2bua.identity import passing
 from bridge.b2bua.leg import Leg, Switchboard
+from bridge.b2bua.limits import Limits, limit_reached
 from bridge.b2bua.media import codec_policy
 from bridge.b2bua.next_hop import NextHop
 from bridge.b2bua.numbers import permitted
 from bridge.b2bua.offers import LegTimer
-from bridge.b2bua.limits import Limits, limit_reached
 from bridge.b2bua.record import CallRecord, Reason, reason_of, rfc3339
 from bridge.b2bua.routing import Dialled, Routes, Sources, dialled, invitation
 from bridge.b2bua.trunks import Trunks

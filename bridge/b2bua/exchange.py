@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from bridge.b2bua.actions import Action
 from bridge.b2bua.destination import Directory
 from bridge.b2bua.leg import Leg, Switchboard
+from bridge.b2bua.limits import Limits
 from bridge.b2bua.trunks import Trunks
 from bridge.config import Peer
 from bridge.media.relay import SessionReport
@@ -41,7 +42,7 @@ class Exchange:
     our_host: Callable[[Flow], str]
     learn: Callable[[Peer, str], None]
     trunks: Trunks
-    full: Callable[[Peer], bool]  # a peer that has all the calls it may have
+    limits: Limits
     directory: Directory
     call_of: Callable[[Leg], Call | None]  # the call that a leg belongs to
     media_address: str

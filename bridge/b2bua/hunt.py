@@ -13,16 +13,20 @@ from bridge.b2bua.actions import Hop, Query, Resolution, Resolve
 from bridge.b2bua.control import Cause
 from bridge.b2bua.exchange import Exchange, Timer
 from bridge.b2bua.leg import Leg
+from bridge.b2bua.limits import Dial, limit_reached
 from bridge.b2bua.record import Attempt, Reason, reason_of
-from bridge.b2bua.routing import UNREGISTERED, Dialled, Invitation, Target, invitation, is_address
+from bridge.b2bua.routing import UNREGISTERED, Dialled, Invitation, Target, invitation, is_address, redirected
 from bridge.config import Peer
 from bridge.errors import PeerError
 from bridge.media.relay import LegName
 from bridge.sdp.session import Description
-from bridge.sip.message import Header
+from bridge.sip.message import REASONS, Header
 
 if TYPE_CHECKING:
     from bridge.b2bua.call import Call
+
+
+MOST_REDIRECTS = 5  # that one hunt follows
 
 
 class Hunter(Protocol):
@@ -61,6 +65,8 @@ class Hunt:
         self._name = name
         self._asked = asked
         self._targets = exchange.trunks.reached(targets)
+        self._followed: set[str] = set()  # the URIs of 3xx
+        self._paced: list[Target] = []  # those whose calls a second were used up
         self._hops: list[Hop] = []  # of the target at hand, still to be tried
         self._attempts = attempts
         self._target: Target | None = None
@@ -69,17 +75,51 @@ class Hunt:
         self._last = Cause(503, "Service Unavailable"), Reason.FAR_FAILURE
 
     def next_target(self, now: float) -> None:
-        """Begin with the next target; without one the hunt is over."""
-        if not self._targets:
-            self._hunter.nobody(*self._last, now)
-            return
-        target = self._target = self._targets.pop(self._exchange.trunks.best(self._targets, now))
-        self._began_at = now
-        if self._exchange.full(target.peer):
-            self._note(503, now)
-            self._last = Cause(503, "Service Unavailable"), Reason.LIMIT
+        """Begin with the next target; without one the hunt is over.
+
+        A target whose calls a second are used up waits until no other is left, then for its turn (D13).
+        """
+        while self._targets or self._paced:
+            waiting = not self._targets
+            best = 0 if waiting else self._exchange.trunks.best(self._targets, now)
+            target = self._target = (self._paced if waiting else self._targets).pop(best)
+            self._began_at = now
+            if waiting:
+                if self._exchange.limits.wait(self._call.record.id, target.peer, self._turn, now):
+                    return
+                self._refused("cps", now)
+            elif self._admitted(target, now):
+                self._begin(target, now)
+                return
+        self._hunter.nobody(*self._last, now)
+
+    def _turn(self, now: float) -> None:
+        target = self._target
+        assert target is not None
+        if self._admitted(target, now, waited=True):
+            self._begin(target, now)
+        else:
             self.next_target(now)
-            return
+
+    def _admitted(self, target: Target, now: float, waited: bool = False) -> bool:
+        """Take a place at the target's account, if its rules and limits have one (T09)."""
+        if not target.permits(self._asked.number):
+            self._refused("destination", now, 403, Reason.FORBIDDEN)
+            return False
+        verdict = self._exchange.limits.dial(self._call.record.id, target.peer, now, waited)
+        if verdict is Dial.LATER:
+            self._paced.append(target)
+        elif verdict is not Dial.NOW:
+            self._refused(verdict, now)
+        return verdict is Dial.NOW
+
+    def _refused(self, limit: str, now: float, status: int = 503, reason: Reason = Reason.LIMIT) -> None:
+        assert self._target is not None
+        self._note(status, now)
+        self._last = Cause(status, REASONS[status]), reason
+        self._exchange.act(limit_reached(limit, self._call.record, self._target.peer, now))
+
+    def _begin(self, target: Target, now: float) -> None:
         host = target.host.host
         if target.host == UNREGISTERED:
             self.failed(Cause(503, "Not Registered"), now)
@@ -120,29 +160,51 @@ class Hunt:
             leg.hang_up(cause, (), now)
             self.failed(cause, now)
 
-    def failed(self, cause: Cause, now: float) -> None:
-        """Move to the next target where the profile says so; else the hunt is over (D12)."""
+    def failed(self, cause: Cause, now: float, contacts: tuple[str, ...] = ()) -> None:
+        """Move to the next target where the profile says so; else the hunt is over (D12).
+
+        ``contacts`` of a 3xx come first where they lead to the same account (T09).
+        """
         assert self._target is not None
         self.leg = None
         self._note(cause.status, now)
         self._last = cause, reason_of(cause.status)
         self._stop_timers()
-        if cause.status not in self._target.peer.profile.retry:
-            self._hunter.nobody(*self._last, now)
-        elif self._hops:
+        onward = self._onward(contacts, self._target)
+        again = cause.status in self._target.peer.profile.retry
+        if again and self._hops and not onward:
             self._next_hop(now)
-        else:
+            return
+        self._exchange.limits.left(self._call.record.id, self._target.peer, now)
+        if onward:
+            self._hops, self._targets = [], onward + self._targets
+        if onward or again:
             self.next_target(now)
+        else:
+            self._hunter.nobody(*self._last, now)
+
+    def _onward(self, contacts: tuple[str, ...], target: Target) -> list[Target]:
+        """Return where a 3xx leads that was not tried before, a few times (RFC 3261 §8.1.3.4)."""
+        onward = [one for one in redirected(contacts, target) if one.redirect not in self._followed]
+        onward = onward[: MOST_REDIRECTS - len(self._followed)]
+        self._followed.update(one.redirect for one in onward)
+        return onward
 
     def answered(self, now: float) -> None:
         """Take note that the attempt has been answered, and rest."""
+        assert self._target is not None
         self._note(200, now)
         self._stop_timers()
+        self._exchange.limits.answered(self._call.record.id, self._target.peer, now)
+        self._target = None
 
     def stop(self, cause: Cause, headers: tuple[Header, ...], now: float, status: int = 487) -> None:
         """Give the hunt up; nobody is told."""
         leg, self.leg, self._query = self.leg, None, None
         self._stop_timers()
+        self._exchange.limits.leave_queue(self._call.record.id)
+        if self._target is not None:
+            self._exchange.limits.left(self._call.record.id, self._target.peer, now)
         if leg is not None:
             leg.hang_up(cause, headers, now)
             self._note(status, now)

@@ -22,7 +22,19 @@ ANONYMOUS = "sip:anonymous@anonymous.invalid"  # RFC 3323 §4.1.1.3
 
 # What belongs to one dialog or one hop, or would tell of the other leg's network: nobody can allow-list it
 _NEVER = frozenset(
-    ("via", "from", "to", "call-id", "cseq", "contact", "route", "record-route", "path", "service-route", "max-forwards")
+    (
+        "via",
+        "from",
+        "to",
+        "call-id",
+        "cseq",
+        "contact",
+        "route",
+        "record-route",
+        "path",
+        "service-route",
+        "max-forwards",
+    )
     + ("content-length", "content-type", "content-encoding", "content-disposition", "content-language", "mime-version")
     + ("authorization", "proxy-authorization", "www-authenticate", "proxy-authenticate", "authentication-info")
     + ("allow", "allow-events", "supported", "require", "proxy-require", "unsupported", "accept", "accept-encoding")

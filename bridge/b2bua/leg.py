@@ -208,11 +208,11 @@ class Leg:
     def answer(self, description: sdp.Description, headers: tuple[Header, ...], now: float) -> None:
         """Accept the caller's INVITE (RFC 3261 §13.3.1.4)."""
         if self.state is LegState.INVITED:
-            if self._settled and self.local_description is not None:
-                description = self.local_description
-            self.local_description = description
             self.state = LegState.ANSWERED
-            self._respond_invited(200, now, description, (*self._session_headers, *delivered(headers, self.peer)))
+            said: sdp.Description | None = None  # RFC 3261 §13.2.1: once answered, no response describes anything
+            if not self._settled:
+                self.local_description = said = description
+            self._respond_invited(200, now, said, (*self._session_headers, *headers))
             self.offers.watch(now)
 
     def reject(self, cause: Cause, now: float, headers: tuple[Header, ...] = ()) -> None:

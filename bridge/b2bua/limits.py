@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import enum
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from bridge.b2bua.actions import Trace
+from bridge.b2bua.record import CallRecord
 from bridge.config import Config, Peer
 
 DIRECTIONS = ("inbound", "outbound")
 _DAY = 86_400
+
+
+Turn = Callable[[float], None]
+"""What a call does when it has waited long enough."""
 
 
 class Pace:
@@ -61,9 +67,7 @@ class Ceiling:
         """Tell whether one more call fits beside what is kept for the other directions."""
         if not self.maximum:
             return True
-        kept = sum(
-            max(0, share - self.used[other]) for other, share in self._reserve.items() if other != direction
-        )
+        kept = sum(max(0, share - self.used[other]) for other, share in self._reserve.items() if other != direction)
         return self.total + kept < self.maximum
 
     def add(self, direction: str, count: int) -> None:
@@ -110,6 +114,12 @@ class Minutes:
         return now + max(0.0, self._maximum - self.spent(now)) / self._talking
 
 
+def limit_reached(limit: str, record: CallRecord, peer: Peer, now: float) -> Trace:
+    """Say that a limit, or a rule, of ``peer`` has refused a call: for ``limit_rejections_total`` and the log (T09)."""
+    parties = {"carrier": record.carrier, "platform": record.platform} | {peer.kind: peer.name}
+    return Trace("limit", now, call=record.id, text=limit, details=parties)
+
+
 class Room:
     """What one peer may carry and carries."""
 
@@ -119,7 +129,7 @@ class Room:
         self.toward = Pace(peer.cps)
         self.taken = Pace(peer.cps_from)
         self.minutes = Minutes(peer.max_minutes_a_day)
-        self.waiting: deque[str] = deque()  # calls that wait for `toward`, in order
+        self.waiting: deque[tuple[str, Turn]] = deque()  # calls that wait for `toward`, in order
 
 
 class Dial(enum.Enum):
@@ -140,14 +150,18 @@ class _Held:
 
 
 class Limits:
-    """Keep every limit of the configuration. ``wall_offset`` is Unix time minus the monotonic time of ``now``."""
+    """Keep every limit of the configuration. ``wall_offset`` is Unix time minus the monotonic time of ``now``.
 
-    def __init__(self, config: Config, wall_offset: float) -> None:
+    ``wake`` is told when `turn` and `exhausted` want to be asked again.
+    """
+
+    def __init__(self, config: Config, wall_offset: float, wake: Callable[[float], None]) -> None:
         self._node = Ceiling(config.limits.max_calls, config.limits.reserve)
         self._pace = Pace(config.limits.cps)
         self._rooms = {peer.name: Room(peer) for peer in (*config.carriers.values(), *config.platforms.values())}
         self._held: dict[str, _Held] = {}
         self._wall_offset = wall_offset
+        self._wake = wake
 
     # -- a call's way ----------------------------------------------------------------------------------------------
 
@@ -183,14 +197,23 @@ class Limits:
         self._hold(held, room)
         return Dial.NOW
 
-    def wait(self, call: str, peer: Peer, now: float) -> bool:
+    def wait(self, call: str, peer: Peer, turn: Turn, now: float) -> bool:
         """Queue for a peer's calls a second; False where the turn would come too late (D13)."""
-        room = self._rooms[peer.name]
-        if room.toward.room_at(now, len(room.waiting)) - now > peer.queue_for:
+        held, room = self._held.get(call), self._rooms[peer.name]
+        if held is None or room.toward.room_at(now, len(room.waiting)) - now > peer.queue_for:
             return False
-        room.waiting.append(call)
-        self._held[call].waits_for = peer.name
+        room.waiting.append((call, turn))
+        held.waits_for = peer.name
+        self.watch(now)
         return True
+
+    def leave_queue(self, call: str) -> None:
+        """Wait no longer."""
+        held = self._held.get(call)
+        if held is not None and held.waits_for:
+            waiting = self._rooms[held.waits_for].waiting
+            waiting.remove(next(entry for entry in waiting if entry[0] == call))
+            held.waits_for = ""
 
     def answered(self, call: str, peer: Peer, now: float) -> None:
         """Count minutes from now on."""
@@ -198,6 +221,8 @@ class Limits:
         if held is not None and peer.name in held.peers and peer.name not in held.answered:
             held.answered[peer.name] = now + self._wall_offset
             self._rooms[peer.name].minutes.answered(now + self._wall_offset)
+            if peer.max_minutes_a_day:
+                self.watch(now)
 
     def left(self, call: str, peer: Peer, now: float) -> None:
         """Give back the place at a peer: an attempt has failed, or a transfer has moved the call elsewhere."""
@@ -208,37 +233,35 @@ class Limits:
 
     def ended(self, call: str, now: float) -> None:
         """Give back all that a call holds, its place in a queue too."""
+        self.leave_queue(call)
         held = self._held.pop(call, None)
         if held is None:
             return
         self._node.add(held.direction, -1)
         for name in held.peers:
             self._give_back(held, name, now)
-        if held.waits_for:
-            self._rooms[held.waits_for].waiting.remove(call)
 
-    # -- the queues ------------------------------------------------------------------------------------------------
+    # -- as time passes --------------------------------------------------------------------------------------------
 
-    def next_turn(self, now: float) -> float | None:
-        """Return when somebody's turn comes; None: nobody waits."""
-        return min((room.toward.room_at(now) for room in self._rooms.values() if room.waiting), default=None)
+    def watch(self, now: float) -> None:
+        """Say when the next turn comes, or the first peer's minutes are gone."""
+        wall, times = now + self._wall_offset, []
+        for room in self._rooms.values():
+            if room.waiting:
+                times.append(room.toward.room_at(now))
+            if (at := room.minutes.exhausted_at(wall)) is not None:
+                times.append(at - self._wall_offset)
+        if times:
+            self._wake(min(times))
 
-    def turn(self, now: float) -> str | None:
+    def turn(self, now: float) -> tuple[str, Turn] | None:
         """Take the first call out of a queue whose turn has come; it dials with ``waited``, or ends."""
         for room in self._rooms.values():
             if room.waiting and room.toward.room_at(now) <= now:
-                call = room.waiting.popleft()
+                call, turn = room.waiting.popleft()
                 self._held[call].waits_for = ""
-                return call
+                return call, turn
         return None
-
-    # -- minutes ---------------------------------------------------------------------------------------------------
-
-    def exhausted_at(self, now: float) -> float | None:
-        """Return when the first peer's minutes of the day will be gone; None: with nobody talking, never."""
-        wall = now + self._wall_offset
-        times = [at for room in self._rooms.values() if (at := room.minutes.exhausted_at(wall)) is not None]
-        return min(times) - self._wall_offset if times else None
 
     def exhausted(self, now: float) -> list[str]:
         """Return the calls that talk on minutes that are gone."""

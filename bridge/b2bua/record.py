@@ -33,6 +33,8 @@ class Reason(enum.Enum):
     NO_ROUTE = ("no-route", Result.REJECTED)
     LOOP = ("loop", Result.REJECTED)
     LIMIT = ("limit", Result.REJECTED)
+    FORBIDDEN = ("forbidden", Result.REJECTED)  # a number that the rules let nobody dial
+    MINUTES_SPENT = ("minutes-spent", Result.COMPLETED)  # the account's minutes of the day were gone
     DRAINING = ("draining", Result.REJECTED)
     BAD_REQUEST = ("bad-request", Result.REJECTED)
     CODEC = ("codec-mismatch", Result.REJECTED)

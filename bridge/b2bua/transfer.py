@@ -294,7 +294,7 @@ class Transfer:
     def _target_refused(self, event: Reject, now: float) -> None:
         assert self.hunt is not None
         self.target = None
-        self.hunt.failed(event.cause, now)
+        self.hunt.failed(event.cause, now, event.contacts)
 
     def _target_moved(self, event: ReofferAnswered, now: float) -> None:
         assert self._other is not None

@@ -100,7 +100,7 @@ def test_the_carriers_response_map_decides_what_it_hears() -> None:
     assert world.record["reason"] == "far-failure"
 
 
-def test_a_redirect_is_not_followed() -> None:
+def test_a_redirect_to_anybody_else_is_not_followed() -> None:
     """T09."""
     world = World()
     world.carrier.invite()

@@ -246,7 +246,7 @@ class Party:
             f"To: {to}",
             f"Call-ID: {request.call_id}",
             f"CSeq: {request.headers.get('CSeq')}",
-            f"Contact: <sip:peer@{host}:{port}>",
+            *([] if "Contact" in (headers or {}) else [f"Contact: <sip:peer@{host}:{port}>"]),
             *(f"{name}: {value}" for name, value in (headers or {}).items()),
             *(["Content-Type: application/sdp"] if body and content_type else []),
             f"Content-Length: {len(body)}",
