@@ -233,6 +233,7 @@ class Call:
         self.caller.answer(answer, event.headers, now)
         self._enter(CallState.UP, now)
         self._update_media(now, fill=True)
+        self._align(self.caller, self.callee, now)  # an early answer may have promised more than the last fork takes
 
     def _callee_rejected(self, event: Reject, now: float) -> None:
         self._attempt_failed(event.cause, now, event.contacts)
@@ -410,11 +411,15 @@ class Call:
         self.update_media(now)
         other = self.partner(new)
         assert other is not None
-        terms, theirs = agreed(other), agreed(new)
-        if terms is not None and theirs is not None and speaks_more(terms, theirs):  # nothing is transcoded
-            offer = make_offer(answer_in_force(new), codec_policy(other.peer), self._anchor(other.name))
-            other.reoffer(self._unchanged_or(other, offer), now)
+        self._align(other, new, now)
         return facts
+
+    def _align(self, leg: Leg, other: Leg, now: float) -> None:
+        """Ask a leg's peer to speak nothing that the other leg has not taken: nothing is transcoded."""
+        terms, theirs = agreed(leg), agreed(other)
+        if terms is not None and theirs is not None and speaks_more(terms, theirs):
+            offer = make_offer(answer_in_force(other), codec_policy(leg.peer), self._anchor(leg.name))
+            leg.reoffer(self._unchanged_or(leg, offer), now)
 
     def release(self, leg: Leg, now: float) -> None:
         """End the call without a leg that has gone over to another call."""

@@ -212,7 +212,7 @@ class Leg:
             said: sdp.Description | None = None  # RFC 3261 §13.2.1: once answered, no response describes anything
             if not self._settled:
                 self.local_description = said = description
-            self._respond_invited(200, now, said, (*self._session_headers, *headers))
+            self._respond_invited(200, now, said, (*self._session_headers, *delivered(headers, self.peer)))
             self.offers.watch(now)
 
     def reject(self, cause: Cause, now: float, headers: tuple[Header, ...] = ()) -> None:
