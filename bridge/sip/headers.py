@@ -27,7 +27,6 @@ _VIA = re.compile(
     re.DOTALL,
 )
 _CSEQ = re.compile(rf"([0-9]{{1,20}})[ \t]+({TOKEN})")
-_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 # An unclosed quote or bracket runs to the end: it must not be tried again from every octet after it.
 _LIST_PIECE = re.compile(r'[^",<]+|"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|<[^>]*(?:>|\Z)|,', re.DOTALL)
 _MEMO_LENGTH = 300
@@ -74,7 +73,8 @@ def unquote(text: str) -> str:
     if len(text) < 2 or text[0] != '"':
         return text
     text = text[1:-1]
-    return _ESCAPE.sub(r"\1", text) if "\\" in text else text
+    # A run of backslashes begins with one that escapes, so the pairs in it are found from the left.
+    return "\\".join([part.replace("\\", "") for part in text.split("\\\\")])
 
 
 def quote(text: str) -> str:
