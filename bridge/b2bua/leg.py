@@ -364,7 +364,7 @@ class Leg:
             self._invite_response(response, now)
         elif response.status >= 200:
             if transaction.request.method == "INVITE" and response.status < 300:
-                self._ack_reinvite(transaction)
+                self._ack_reinvite(response, transaction, now)
             if not (response.status in (401, 407) and self._retry_with_credentials(response, transaction, now)):
                 self._in_dialog_final(response.status, response, transaction, now)
 
@@ -571,11 +571,12 @@ class Leg:
         if request.method == "INVITE":
             self.offers.sent(transaction)
 
-    def _ack_reinvite(self, transaction: ClientTransaction) -> None:
-        """Acknowledge a 2xx to a re-INVITE, each time it comes (R06)."""
+    def _ack_reinvite(self, response: Response, transaction: ClientTransaction, now: float) -> None:
+        """Acknowledge a 2xx to a re-INVITE, each time it comes (R06), at the target that it names (§12.2.1.2)."""
         if self.dialog is not None:
+            self.dialog.refresh_target(response)
             ack = self.dialog.ack(transaction.request.cseq.number, self._credentials.for_ack)
-            self._endpoint.send_ack(ack, transaction.flow)
+            self._next_hop.deliver(self.dialog, lambda flow, _: self._endpoint.send_ack(ack, flow), now)
 
     def _retry_with_credentials(self, response: Response, transaction: ClientTransaction, now: float) -> bool:
         again = self._authorized(transaction.request, response)

@@ -97,9 +97,8 @@ class Offers:
 
     def _answered(self, offer: _Offer, response: Response, now: float) -> None:
         leg = self._leg
-        if leg.dialog is None or not leg.confirmed:
+        if not leg.confirmed:
             return
-        leg.dialog.refresh_target(response)
         self.session.accepted(response)
         self.watch(now)
         cause = Cause(488, "Answer Without SDP")
