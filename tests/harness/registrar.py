@@ -90,4 +90,4 @@ class ScriptedRegistrar:
             given["nc"],
             given["cnonce"],
         )
-        return given["username"] == self.username and given["response"] == wanted
+        return (given["username"], given["response"]) == (self.username, wanted)

@@ -49,6 +49,10 @@ class Bench:
             response.headers.add(name.replace("_", "-"), value)
         self.registration.response(response, self.sent[-1], now)
 
+    @property
+    def state(self) -> str:
+        return self.registration.state.value
+
     def registered(self) -> Registration:
         self.registration.start(0.0)
         self.answer(200, 0.1, Contact="<sip:trunk@127.4.0.1:5060;transport=tcp>;expires=600")
@@ -99,9 +103,9 @@ def test_an_answer_that_comes_after_we_stopped_waiting_still_counts() -> None:
     bench = Bench()
     bench.registration.start(0.0)
     bench.registration.handle_timeout(8.0)
-    assert bench.registration.state is State.BACKING_OFF
+    assert bench.state == "backing-off"
     bench.answer(200, 9.0, Expires="120")
-    assert bench.registration.state is State.REGISTERED
+    assert bench.state == "registered"
     assert bench.registration.expires_at == 129.0
 
 
