@@ -89,6 +89,7 @@ class CallLog:
         self._tellers: dict[str, Callable[[Trace], None]] = {
             "state": self._state,
             "relay": self._relay,
+            "note": self._note,
             "rejected": self._reject,
             "limit": self._limit,
             "bug": self._bug,
@@ -112,6 +113,9 @@ class CallLog:
             return  # the record says it, and more
         details = "".join(f" {key}={_quoted(value)}" for key, value in trace.details.items())
         self.log.info("{line}", line=f"call {trace.call} {trace.text}{details}", call=trace.call)
+
+    def _note(self, trace: Trace) -> None:
+        self.log.info("{line}", line=f"call {trace.call} note: {trace.text}", call=trace.call)
 
     def _relay(self, trace: Trace) -> None:
         self.log.warn("call {call} media: {text}", call=trace.call, text=trace.text)

@@ -98,10 +98,10 @@ class Trace:
 
     ``kind`` is one of ``received`` and ``sent`` (a SIP message: ``data``, ``flow``, ``method``, ``status``,
     ``retransmission``), ``rejected`` (an input dropped or refused: ``text`` is the reason label of
-    ``sip_rejected_total``), ``limit`` (a limit or rule refused a call: ``text`` is its label in
-    ``limit_rejections_total``, ``details`` has the carrier and the platform), ``state`` (a call changed state: ``text``),
-    ``note`` (something that a reader of the call should know: ``text``), ``relay`` (a relay event: ``text``) and ``bug``
-    (an exception of ours, contained: ``text`` is the traceback). ``call`` is the record id of the call, "" if none.
+    ``sip_rejected_total``), ``limit`` (a limit or rule refused a call: ``text`` is the label in
+    ``limit_rejections_total``, ``details`` has carrier and platform), ``state`` (a call changed state: ``text``),
+    ``note`` (what a reader of the call may wonder about: ``text``), ``relay`` (a relay event: ``text``) and ``bug`` (an
+    exception of ours, contained: ``text`` is the traceback). ``call`` is the record id of the call, "" if none.
     ``leg`` is the side that the peer belongs to, None for a stranger.
     """
 

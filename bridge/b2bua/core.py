@@ -34,7 +34,7 @@ from bridge.b2bua.control import Cause
 from bridge.b2bua.destination import Directory, target_uri
 from bridge.b2bua.errand import Errand, Inquiry, Surroundings
 from bridge.b2bua.exchange import Exchange, Timer
-from bridge.b2bua.identity import passing
+from bridge.b2bua.identity import overlong, passing
 from bridge.b2bua.leg import Leg, Switchboard
 from bridge.b2bua.limits import Limits, limit_reached
 from bridge.b2bua.media import codec_policy
@@ -169,6 +169,8 @@ class Core:
         self._dispatch_all(now)
         if message is not None:  # traced before what it caused, but after it has a call to belong to
             self._actions.insert(position, self._received(message, data, flow, leg, now))
+            for _ in range(overlong(message.headers, data)):
+                self._actions.append(Trace("rejected", now, text="header-too-long", flow=flow, leg=leg))
         for reason in (self._endpoint.rejected - self._reported).elements():
             self._actions.append(Trace("rejected", now, text=reason, flow=flow, leg=leg))
             self._reported[reason] += 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
-from bridge.b2bua.actions import Hop, Query, Resolution, Resolve
+from bridge.b2bua.actions import Hop, Query, Resolution, Resolve, Trace
 from bridge.b2bua.control import Cause
 from bridge.b2bua.exchange import Exchange, Timer
 from bridge.b2bua.leg import Leg
@@ -226,6 +226,8 @@ class Hunt:
             self.failed(Cause(error.status, error.reason), now)
             return
         asked = exchange.trunks.through(target, invitation(target, self._asked, exchange.our_host(flow)), now)
+        for note in asked.notes:
+            exchange.act(Trace("note", now, call=self._call.record.id, text=note))
         self.leg = Leg(
             self._name,
             target.peer,

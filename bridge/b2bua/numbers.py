@@ -26,9 +26,9 @@ def number_matches(pattern: str, number: str) -> bool:
 
 
 def permitted(peer: Peer, number: str) -> bool:
-    """Tell whether a number may be dialled through a peer: allowed by a prefix, if it has any, and denied by none (T09).
+    """Tell whether a number may be dialled by way of a peer: by a prefix of ``allow``, if any, by none of ``deny``.
 
-    ``deny`` holds however the number is written: with +, without, or behind the international prefixes 00 and 011.
+    ``deny`` holds however the number is written: with +, without, or behind 00 and 011 (T09).
     """
     plain = plain_number(number)
     if peer.allow and not any(plain.startswith(plain_number(prefix)) for prefix in peer.allow):

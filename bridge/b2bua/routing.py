@@ -249,12 +249,14 @@ def invitation(target: Target, call: Dialled, our_host: str) -> Invitation:
     )
     named = Uri.parse(target.redirect or request_uri)
     to = Uri.parse(f"sip:{with_plus(number, plus.get('to', 'keep'))}@{target.authority}")
-    anonymous = call.caller == "anonymous" or wants_anonymity(call.passed)
-    sender = ANONYMOUS if anonymous else f"sip:{with_plus(call.caller, plus.get('from', 'keep'))}@{our_host}"
+    caller, display = with_plus(call.caller, plus.get("from", "keep")), call.display
+    sender = f"sip:{caller}@{our_host}" if caller != "anonymous" else ANONYMOUS
+    if wants_anonymity(call.passed):
+        sender, display = ANONYMOUS, "Anonymous"
     headers = list(static(profile.headers))
     passed = delivered(call.passed, target.peer)
     if "{number}" not in profile.request_uri:  # D3: the dialled number must reach the platform all the same
-        taken = {header.name.lower() for header in passed}
+        taken = {header.name.lower() for header in (*headers, *passed)}
         if "diversion" not in taken:
             headers.append(Header("Diversion", f"<sip:{number}@{our_host}>;reason=unconditional"))
         if "x-called-number" not in taken:
@@ -262,7 +264,7 @@ def invitation(target: Target, call: Dialled, our_host: str) -> Invitation:
     return Invitation(
         request_uri=str(named),
         to=NameAddr("", to, ()),
-        sender=NameAddr("Anonymous" if anonymous and call.caller != "anonymous" else call.display, Uri.parse(sender), ()),
+        sender=NameAddr(display, Uri.parse(sender), ()),
         max_forwards=min(call.max_forwards - 1, 70),  # R12, R24: loops through other B2BUAs must end
         headers=(*headers, *passed),
         notes=_broken_signature(call, to, Uri.parse(sender), passed),
