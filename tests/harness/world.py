@@ -184,7 +184,7 @@ class Party:
             "Max-Forwards: 70",
             f"Contact: <sip:peer@{host}:{port}>",
             *(f"{name}: {value}" for name, value in (headers or {}).items()),
-            *(["Content-Type: application/sdp"] if body else []),
+            *(["Content-Type: application/sdp"] if body and "Content-Type" not in (headers or {}) else []),
             f"Content-Length: {len(body)}",
         ]
         data = "\r\n".join(lines).encode() + b"\r\n\r\n" + body
