@@ -115,6 +115,7 @@ request_route {{
     }}
     if (is_method("OPTIONS") && uri == myself && $rU == $null) {{ sl_send_reply("200", "OK"); exit; }}
     record_route();
+    $rU = "{user}";  # the number that was dialled stays in To
     if (!lookup("location")) {{ sl_send_reply("480", "Not Registered"); exit; }}
     t_relay();
 }}
@@ -204,7 +205,7 @@ def edge(stage: Stage, host: str, bridge: str, party: str, topos: bool = False, 
 
 
 def registrar(
-    stage: Stage, host: str, user: str, password: str, realm: str, shortest: int = 5, longest: int = 6, nonce: int = 4
+    stage: Stage, host: str, user: str, password: str, realm: str, shortest: int = 5, longest: int = 8, nonce: int = 4
 ) -> Kamailio:
     """Start a carrier's registrar with one subscriber; bindings last from ``shortest`` to ``longest`` seconds."""
     body = _REGISTRAR.format(user=user, password=password, realm=realm, shortest=shortest, longest=longest, nonce=nonce)

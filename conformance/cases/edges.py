@@ -7,7 +7,7 @@ from pathlib import Path
 
 from conformance import kamailio
 from conformance.ground import NUMBER, Ground, config, tool
-from conformance.peer import require
+from conformance.peer import Peer, Unmet, require
 from conformance.runner import case
 from conformance.sipp import Sipp
 from conformance.stage import Address
@@ -68,7 +68,7 @@ def edge_with_topos(ground: Ground) -> str:
 
 @case(
     "kamailio-edge-tls",
-    "R18, R27: 200 calls both ways through a Kamailio that speaks TLS with the bridge, each proving itself by certificate",
+    "R18, R27: 200 calls both ways through a Kamailio that speaks TLS with the bridge, each proven by certificate",
     load=True,
 )
 def edge_over_tls(ground: Ground) -> str:
@@ -124,3 +124,84 @@ def _batch(
     other = answerer.statistics()
     require(got["SuccessfulCall"] == CALLS, f"{what}: {got['SuccessfulCall']} of {CALLS} calls succeeded: {got}")
     require(other["FailedCall"] == 0, f"{what}: {other['FailedCall']} calls failed at the called side")
+
+
+_ACCOUNT = """\
+register = true
+register_expires = 30
+username = "trunk-one"
+password = "not a secret"
+"""
+REFRESHES = 10
+
+
+@case(
+    "kamailio-registrar",
+    "R25, R26: registered with Kamailio for 10 refreshes, reachable all the time; lost, and regained when it is back",
+    limit=200,
+    load=True,
+)
+def registrar(ground: Ground) -> str:
+    host = ground.stage.host
+    account = f'hosts = ["{host(11)}:5060;transport=udp"]'
+    carrier = kamailio.registrar(ground.stage, host(11), "trunk-one", "not a secret", "carrier.test")
+    caller, platform = ground.peer(12, 5060, "the caller"), ground.platform()
+    ground.bridge_with(lambda name: _config(ground, name).replace(account, account + "\n" + _ACCOUNT, 1))
+    try:
+        first = _state(ground, {"registered"}, 10.0)
+        saved = calls = 0
+        while saved <= REFRESHES:
+            _call_through(host(11), caller, platform)  # 480 if there is no binding
+            calls += 1
+            _hold(ground, 4.0)
+            saved = len(carrier.said("SAVED"))
+        carrier.stop()
+        lost = _state(ground, {"backing-off", "registering"}, 30.0)
+        time.sleep(5.0)
+        _state(ground, {"backing-off", "registering"}, 1.0)
+        carrier.start()
+        regained = _state(ground, {"registered"}, 60.0)
+        _call_through(host(11), caller, platform)
+    finally:
+        carrier.stop()
+        ground.end_case()
+        ground.bridge_gone()
+    return (
+        f"registered after {first:.1f} s, {saved - 1} refreshes, {calls} calls to the binding meanwhile; "
+        f"loss seen after {lost:.0f} s, registered again {regained:.0f} s after the registrar was back"
+    )
+
+
+def _state(ground: Ground, wanted: set[str], within: float) -> float:
+    """Wait for a state of the registration; return the seconds."""
+    begun = time.monotonic()
+    seen = ""
+    while (took := time.monotonic() - begun) < within:
+        trunk = next(one for one in ground.bridge.api("/api/v1/trunks")["trunks"] if one["name"] == "trunk")
+        seen = trunk["registration"]["state"]
+        if seen in wanted:
+            return took
+        time.sleep(0.1)
+    raise Unmet(f"the registration is {seen} and not {' or '.join(sorted(wanted))} after {within:g} s")
+
+
+def _hold(ground: Ground, seconds: float) -> None:
+    """See for a while that the binding is never given up."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        _state(ground, {"registered", "refreshing"}, 0.05)
+        time.sleep(0.2)
+
+
+def _call_through(edge: str, caller: Peer, platform: Peer) -> None:
+    """Call the number at the carrier and see that it comes to the platform by way of our binding."""
+    leg = caller.invite((edge, 5060), NUMBER)
+    leg.invite()
+    callee = platform.take(platform.expect("INVITE", 3.0))
+    callee.answer()
+    leg.acknowledge(caller.expect("200 INVITE", 3.0, leg.call_id))
+    platform.expect("ACK", 2.0, callee.call_id)
+    leg.request("BYE")
+    bye = platform.expect("BYE", 2.0, callee.call_id)
+    callee.respond(200, "OK", to=bye)
+    caller.expect("200 BYE", 2.0, leg.call_id)
