@@ -249,7 +249,7 @@ def read_headers(lines: list[str], folded: bool) -> tuple[Headers, PeerError | N
     for line in lines:
         name, colon, value = line.partition(":")
         key = _KEYS.get(name)
-        if key is None:
+        if key is None or not colon:
             name = name.rstrip(" \t")  # RFC 3261 §25.1 HCOLON
             if not colon or not _NAME.fullmatch(name):
                 fault = PeerError(400, "Malformed Header")

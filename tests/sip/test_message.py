@@ -221,6 +221,12 @@ def test_t13_a_bare_cr_lf_or_nul_is_400(octets):
     assert refused(data).status == 400
 
 
+@pytest.mark.parametrize("line", ["hello", "X", "Route", "v", "Content-Length", "X Y: z", ": z", "Via\t", "X\u00e9: z"])
+def test_a_line_that_is_no_header_is_400(line):
+    data = INVITE.replace(b"Max-Forwards: 70", line.encode() + b"\r\nMax-Forwards: 70")
+    assert refused(data).status == 400
+
+
 def test_t13_an_escaped_nul_passes_in_the_raw_line_and_nowhere_else():
     data = INVITE.replace(b"From: <", b'From: "a\\\0b" <')
     request = parse(data)
