@@ -33,6 +33,7 @@ from bridge.admin.log import CallLog, log_observer
 from bridge.admin.view import RecentCalls
 from bridge.b2bua.actions import Drain, HangUp, Record, Trace
 from bridge.b2bua.core import Core, Listener
+from bridge.b2bua.self_test import self_test
 from bridge.config import Config
 from bridge.errors import RelayError
 from bridge.media.native_relay import NativeRelay
@@ -135,6 +136,9 @@ class Service:
         relay = self._start_relay(wakeup)
         records = self._start_records()
         self._core = Core(config, SystemTokens(), listeners, media_address, wall_offset)
+        for place in listeners:
+            if problem := self_test(self._core, config, place.transport, place.bound, time.monotonic()):
+                raise StartError(f"the self-test failed: {problem}; do not run this build, and please report it")
         recent = RecentCalls(wall_offset)
         metrics = Metrics(relay, self._core.live, self._core.counts, self._core.registrations)
         self._driver = Driver(
