@@ -420,7 +420,8 @@ def test_names_are_looked_up_and_their_addresses_may_signal() -> None:
     from bridge.config import Host
 
     world = World(platform_peer={"hosts": (Host("sip.example.com", 0, ""),), "sources": ()})
-    world.network.names["sip.example.com"] = (PLATFORM[0],)
+    world.network.names["sip.example.com"] = ("198.51.100.20",)
+    world.platform = Party(world.network, ("198.51.100.20", 5060))
     world.set_up()
     world.platform.within_received("BYE", world.platform.requests("INVITE")[0], "far", 1)
     world.run(0.1)
@@ -435,3 +436,26 @@ def test_a_name_that_does_not_resolve_moves_to_the_next_target() -> None:
     world.run(0.2)
     assert len(world.sales.requests("INVITE")) == 1
     assert world.carrier.address == CARRIER
+
+
+@pytest.mark.parametrize("inner", ["127.0.0.20", "169.254.169.254", "10.1.2.3", "::1", "::ffff:127.0.0.1", "224.0.0.1"])
+def test_t21_a_name_that_leads_into_our_own_network_is_not_called(inner: str) -> None:
+    """T21: a lying name server sends nothing to loopback, link-local, multicast or private addresses."""
+    from bridge.config import Host
+
+    world = World(platform_peer={"hosts": (Host("sip.example.com", 5060, "udp"),), "sources": ("192.0.2.0/24",)})
+    world.network.names["sip.example.com"] = (inner,)
+    world.carrier.invite(number=NUMBER)
+    world.run(0.5)
+    assert world.carrier.statuses("INVITE")[-1] == 503
+    assert world.platform.requests("INVITE") == []
+    assert [trace.text for trace in world.network.traces if trace.kind == "rejected"] == ["private-target"]
+
+
+def test_t21_a_peer_may_live_where_its_account_says() -> None:
+    """T21: "unless configured"."""
+    from bridge.config import Host
+
+    world = World(platform_peer={"hosts": (Host("sip.example.com", 5060, "udp"),), "sources": ("127.0.0.0/27",)})
+    world.network.names["sip.example.com"] = ("127.0.0.1", PLATFORM[0])
+    world.set_up()

@@ -96,7 +96,7 @@ UDP = Flow("udp", V4, ("93.184.216.1", 5060))
         pytest.param(
             TLS, "sip:a@93.184.216.8;transport=udp", (), Flow("udp", V4, ("93.184.216.8", 5060)), id="another transport"
         ),
-        pytest.param(UDP, "sip:a@[2001:db8::5]", (), Flow("udp", V6, ("2001:db8::5", 5060)), id="another family"),
+        pytest.param(UDP, "sip:a@[2606:4700::5]", (), Flow("udp", V6, ("2606:4700::5", 5060)), id="another family"),
         pytest.param(
             TLS, "sip:a@93.184.216.8;transport=sctp", (), TLS, id="a transport we have not: where it came from"
         ),

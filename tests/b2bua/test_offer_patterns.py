@@ -1,4 +1,4 @@
-"""R32: the six ways in which RFC 6337 §2 lets an offer meet its answer, each toward a caller, and never one-way media."""
+"""R32: the six ways in which RFC 6337 §2 lets an offer meet its answer, toward a caller: never one-way media."""
 
 from __future__ import annotations
 

@@ -222,7 +222,7 @@ def test_a_failed_refresh_is_made_up_for_before_the_binding_runs_out() -> None:
 
 def test_the_hop_that_answered_is_kept_and_its_neighbour_serves_while_it_fails() -> None:
     """D24: a carrier sends calls from the point of presence that we registered with; R25: the others are a refuge."""
-    world = registering(peer={"hosts": (Host("pop.example", 0, "udp"),), "sources": ()})
+    world = registering(peer={"hosts": (Host("pop.example", 0, "udp"),), "sources": ("127.0.0.8/29",)})
     world.network.names["pop.example"] = (CARRIER[0], SECOND_HOP[0])
     neighbour = ScriptedRegistrar(Party(world.network, SECOND_HOP), username="trunk", password="secret")
     home = registrar(world)
@@ -246,7 +246,7 @@ def test_the_hop_that_answered_is_kept_and_its_neighbour_serves_while_it_fails()
 
 
 def test_a_registrar_that_can_not_be_found_is_looked_up_again() -> None:
-    world = registering(peer={"hosts": (Host("pop.example", 0, "udp"),), "sources": ()})
+    world = registering(peer={"hosts": (Host("pop.example", 0, "udp"),), "sources": ("127.0.0.8/29",)})
     world.run(2.0)
     assert status(world)["last_error"] == "pop.example can't be found: no such name"
     world.network.names["pop.example"] = (CARRIER[0],)

@@ -143,9 +143,9 @@ def test_info_is_answered_here_and_carried_to_a_peer_that_takes_it() -> None:
 def test_a_contact_that_is_a_name_is_looked_up_once_and_followed() -> None:
     """D16: ACK and BYE go to the Contact of the 200, wherever the INVITE went."""
     world = World()
-    world.network.names["node7.example.com"] = ("127.0.0.77",)
+    world.network.names["node7.example.com"] = ("198.51.100.77",)
     seen: list[Request | Response] = []
-    node = Party(world.network, ("127.0.0.77", 5060))
+    node = Party(world.network, ("198.51.100.77", 5060))
     node.react = seen.append
     asked = world.carrier.invite()
     world.run(0.1)

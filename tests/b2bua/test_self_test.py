@@ -33,7 +33,7 @@ def test_a_bridge_that_takes_strangers_for_a_peer_stays_shut(monkeypatch: pytest
 
     world = World()
     monkeypatch.setattr(Sources, "owners", careless)
-    assert "a call from 192.0.2.1, an address of no carrier and no platform, was taken" in tried(world)
+    assert "a call from 192.0.2.1, which no carrier or platform has, was taken" in tried(world)
 
 
 def test_an_example_network_of_a_peer_is_passed_over() -> None:

@@ -1,4 +1,4 @@
-"""Session timers end on each leg (RFC 4028, R36, D22): refreshed by us or by the peer, and given up when nobody does."""
+"""Session timers end on each leg (RFC 4028, R36, D22): refreshed by us or by the peer, or given up."""
 
 from __future__ import annotations
 
