@@ -236,7 +236,7 @@ class Leg:
             case LegState.INVITED:
                 self.reject(cause, now, headers)
             case LegState.ANSWERED:  # RFC 3261 §15: no BYE before the ACK has come or is given up
-                self._departure = (cause, headers)
+                self._departure = self._departure or (cause, headers)  # the first reason is the true one
             case LegState.CONFIRMED:
                 self._bye(cause, headers, now)
             case _:
