@@ -579,7 +579,7 @@ class _Loader:
             **limits,
         )
 
-    def _accounts(self, table: _Table) -> dict[str, str]:
+    def _accounts(self, table: _Table) -> dict[str, Any]:
         """Read what identifies the account, in both directions."""
         keys = ("user", "username", "password", "inbound_username", "inbound_password")
         accounts = {key: table.text(key) for key in keys}
