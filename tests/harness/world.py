@@ -267,6 +267,7 @@ class World:
         relay: FakeRelay | None = None,
         routes: tuple[Route, ...] | None = None,
         platform_peer: Mapping[str, Any] | None = None,
+        second_platform_peer: Mapping[str, Any] | None = None,
         carrier_peer: Mapping[str, Any] | None = None,
         **network: Any,
     ) -> None:
@@ -280,7 +281,7 @@ class World:
             carriers={"main": peer("main", "carrier", CARRIER, carrier or {}, **(carrier_peer or {}))},
             platforms={
                 "support": peer("support", "platform", PLATFORM, platform or {}, **(platform_peer or {})),
-                "sales": peer("sales", "platform", SECOND_PLATFORM, platform or {}),
+                "sales": peer("sales", "platform", SECOND_PLATFORM, platform or {}, **(second_platform_peer or {})),
             },
             routes=routes
             or (Route("in", "main", NUMBER, ("support", "sales")), Route("out", "support", "*", ("main",))),
