@@ -90,6 +90,7 @@ class Metrics:
         self._failovers = self._counter(
             "failovers", "Attempts that failed and moved the call to another target.", ("platform", "result")
         )
+        self._transfers = self._counter("transfers", "Transfers that have ended.", ("platform", "mode", "result"))
         self._limits = self._counter(
             "limit_rejections", "Calls refused because of a limit or a rule.", ("carrier", "platform", "limit")
         )
@@ -105,6 +106,8 @@ class Metrics:
             self._rejected.labels(fact.text).inc()
         elif fact.kind == "limit":
             self._limits.labels(fact.details["carrier"], fact.details["platform"], fact.text).inc()
+        elif fact.kind == "transfer":
+            self._transfers.labels(*(str(fact.details[label]) for label in ("platform", "mode", "result"))).inc()
         elif fact.kind == "bug":
             self.bugs += 1
 

@@ -343,7 +343,7 @@ SCHEMA: Mapping[str, Key] = {
     "session_expires": Key(_integer(90, 86_400)),
     "min_session_expires": Key(_integer(90, 86_400)),
     "prack": Key(_one_of("off", "supported")),
-    "transfer": Key(_one_of("refer", "dial", "off")),
+    "transfer": Key(_one_of("refer", "refer-or-dial", "dial", "off")),
     "answers_challenge": Key(_flag),
     "trusted": Key(_flag),
     "keepalive": Key(_seconds(0.0, 600.0)),

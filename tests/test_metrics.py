@@ -40,6 +40,7 @@ CONTRACT = {
     "rtp_refused_total": ("counter", {"leg", "reason"}),
     "failovers_total": ("counter", {"platform", "result"}),
     "limit_rejections_total": ("counter", {"carrier", "platform", "limit"}),
+    "transfers_total": ("counter", {"platform", "mode", "result"}),
     "media_ports_in_use": ("gauge", set()),
     "media_ports_limit": ("gauge", set()),
     "sip_held": ("gauge", {"kind"}),
@@ -95,6 +96,7 @@ def fed(metrics: Metrics) -> Metrics:
     metrics(Record(record()))
     metrics(Record(record(result="rejected", reason="limit", answered_at=None, setup_seconds=None, legs={})))
     metrics(Trace("limit", 1.0, text="max_calls", details={"carrier": "main", "platform": "support"}))
+    metrics(Trace("transfer", 1.0, details={"platform": "support", "mode": "dial", "result": "succeeded"}))
     return metrics
 
 

@@ -13,7 +13,8 @@ from twisted.internet.defer import Deferred
 from bridge import __version__
 from bridge.admin.http import ApiError, Operation, Question, Reply
 from bridge.admin.view import RecentCalls
-from bridge.b2bua.actions import Command, Drain, HangUp, Tap
+from bridge.b2bua.actions import Command, Drain, HangUp, Tap, Transfer
+from bridge.errors import PeerError
 from bridge.media.relay import LegName, Relay, SessionReport
 from bridge.metrics import Metrics
 from bridge.store.records import Records, unix_time
@@ -33,6 +34,8 @@ class LiveCalls(Protocol):
     def counts(self) -> dict[str, int]: ...
 
     def session(self, call: str) -> int | None: ...
+
+    def transfer_obstacle(self, call: str, target: str) -> PeerError | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,14 @@ class Api:
                 self._call,
             ),
             Operation("POST", "/api/v1/calls/{id}/hangup", "End a live call on both legs", self._hangup),
+            Operation(
+                "POST",
+                "/api/v1/calls/{id}/transfer",
+                "Bring the caller of a live call to another number, as if its platform had asked for it; the record's "
+                "transfer says what became of it. 403: the rules forbid the target; 409: not up, or a transfer is on",
+                self._transfer,
+                body={"target": "a telephone number, a tel URI, or a SIP URI at a host of an account"},
+            ),
             Operation(
                 "POST",
                 "/api/v1/calls/{id}/capture",
@@ -148,6 +159,19 @@ class Api:
         self._need(question.id)
         self._order(HangUp(question.id))
         return Reply({"id": question.id, "status": "hanging up"}, 202)
+
+    def _transfer(self, question: Question) -> Reply:
+        self._need(question.id)
+        target = question.body.get("target")
+        if not isinstance(target, str) or not target:
+            raise ApiError(400, "target is a telephone number or a URI")
+        obstacle = self.live.transfer_obstacle(question.id, target)
+        if obstacle is not None:
+            status = obstacle.status if obstacle.status in (403, 409) else 400
+            text = "the rules forbid this target" if status == 403 else obstacle.reason
+            raise ApiError(status, text)
+        self._order(Transfer(question.id, target))
+        return Reply({"id": question.id, "status": "transferring", "target": target}, 202)
 
     def _capture(self, question: Question) -> Reply:
         self._need(question.id)

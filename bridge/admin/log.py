@@ -93,6 +93,7 @@ class CallLog:
             "rejected": self._reject,
             "limit": self._limit,
             "bug": self._bug,
+            "transfer": self._transferred,
         }
         if messages:
             self._tellers |= {"received": self._message, "sent": self._message}
@@ -116,6 +117,10 @@ class CallLog:
 
     def _note(self, trace: Trace) -> None:
         self.log.info("{line}", line=f"call {trace.call} note: {trace.text}", call=trace.call)
+
+    def _transferred(self, trace: Trace) -> None:
+        details = "".join(f" {key}={_quoted(str(value))}" for key, value in trace.details.items())
+        self.log.info("{line}", line=f"call {trace.call} transfer{details}", call=trace.call)
 
     def _relay(self, trace: Trace) -> None:
         self.log.warn("call {call} media: {text}", call=trace.call, text=trace.text)

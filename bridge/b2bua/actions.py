@@ -19,6 +19,7 @@ class Query:
 
     ``port`` None: not given, so SRV records say it. ``transport`` is what the URI or the configuration asks for, ""
     where neither does: then NAPTR and SRV choose among ``transports``, the peer's, the first being the preferred one.
+    ``networks`` are those in which the peer may live though they are not public (T21).
     """
 
     id: int
@@ -26,6 +27,7 @@ class Query:
     port: int | None
     transport: str
     transports: tuple[str, ...] = ("udp",)
+    networks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +102,9 @@ class Trace:
     ``retransmission``), ``rejected`` (an input dropped or refused: ``text`` is the reason label of
     ``sip_rejected_total``), ``limit`` (a limit or rule refused a call: ``text`` is the label in
     ``limit_rejections_total``, ``details`` has carrier and platform), ``state`` (a call changed state: ``text``),
-    ``note`` (what a reader of the call may wonder about: ``text``), ``relay`` (a relay event: ``text``) and ``bug`` (an
-    exception of ours, contained: ``text`` is the traceback). ``call`` is the record id of the call, "" if none.
+    ``note`` (what a reader of the call may wonder about: ``text``), ``relay`` (a relay event: ``text``),
+    ``transfer`` (a transfer has ended: ``details``) and ``bug`` (an exception of ours, contained: ``text`` is the
+    traceback). ``call`` is the record id of the call, "" if none.
     ``leg`` is the side that the peer belongs to, None for a stranger.
     """
 

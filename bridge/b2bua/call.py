@@ -318,12 +318,19 @@ class Call:
 
     def transfer(self, uri: Uri, now: float) -> None:
         """Bring the caller elsewhere because an operator wants it (D36). Raises PeerError: 409 or what forbids it."""
-        transferee = self.caller if self.caller.peer.kind == "carrier" else self.callee
-        if self.state is not CallState.UP or transferee is None or self._transfer is not None:
-            raise PeerError(409, "the call is not up" if self.state is not CallState.UP else "a transfer is under way")
-        transferor = self.partner(transferee)
-        assert transferor is not None
-        self._begin_transfer(transferor, transferee, uri, (), "operator", now)
+        self._begin_transfer(*self._parties(), uri, (), "operator", now)
+
+    def check_transfer(self, uri: Uri) -> None:
+        """Raise the PeerError that `transfer` would raise."""
+        Transfer(self, self._exchange, *self._parties(), TransferFacts("", "", 0.0, "operator")).check(uri, ())
+
+    def _parties(self) -> tuple[Leg, Leg]:
+        """Return the transferor and the transferee of an operator's transfer. Raises PeerError 409."""
+        if self.state is not CallState.UP or self.callee is None:
+            raise PeerError(409, "the call is not up")
+        if self._transfer is not None:
+            raise PeerError(409, "a transfer of this call is under way")
+        return (self.callee, self.caller) if self.caller.peer.kind == "carrier" else (self.caller, self.callee)
 
     def _caller_refers(self, event: Refer, now: float) -> None:
         self._refer(self.caller, event, now)

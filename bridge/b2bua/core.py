@@ -41,6 +41,7 @@ from bridge.b2bua.media import codec_policy
 from bridge.b2bua.next_hop import NextHop
 from bridge.b2bua.numbers import permitted
 from bridge.b2bua.offers import LegTimer
+from bridge.b2bua.reach import within_reach
 from bridge.b2bua.record import CallRecord, Reason, reason_of, rfc3339
 from bridge.b2bua.routing import Dialled, Routes, Sources, dialled, invitation
 from bridge.b2bua.trunks import Trunks
@@ -199,6 +200,8 @@ class Core:
     def resolved(self, query: Query, resolution: Resolution, now: float) -> None:
         """Take the answer to a `Resolve`."""
         self._now = now
+        resolution, refused = within_reach(query, resolution)
+        self._actions.extend(Trace("rejected", now, text="private-target", flow=flow) for flow in refused)
         match self._queries.pop(query.id, None):
             case Call() as call:
                 self._guard(call, lambda: call.resolved(query, resolution, now), now)
@@ -303,6 +306,14 @@ class Core:
             }
             for peer in (*self._config.carriers.values(), *self._config.platforms.values())
         ]
+
+    def transfer_obstacle(self, call: str, target: str) -> PeerError | None:
+        """Say what `command` would refuse a transfer for. Raises KeyError for a call that is not there."""
+        try:
+            self._calls[call].check_transfer(target_uri(target))
+        except PeerError as error:
+            return error
+        return None
 
     def counts(self) -> dict[str, int]:
         """Count what is held in memory; all are zero once 64*T1 have passed since the last call (T19)."""
@@ -650,6 +661,9 @@ class Core:
         """Ask the shell for the hops behind a name that a leg needs."""
         self._next_id += 1
         self._queries[self._next_id] = asker
+        if isinstance(asker, NextHop):
+            peers = self._sources.owners(asker.flow.remote[0])
+            query = replace(query, networks=tuple(network for peer in peers for network in peer.sources))
         self._actions.append(Resolve(replace(query, id=self._next_id)))
 
     def _contact(self, flow: Flow) -> str:

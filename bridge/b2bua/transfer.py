@@ -90,12 +90,15 @@ class Transfer:
 
     def begin(self, uri: Uri, headers: Iterable[Header], now: float) -> None:
         """Set out for ``uri``. Raises PeerError where that is impossible or forbidden; then nothing has happened."""
-        directory = self._exchange.directory
-        destination = self._destination = directory.destination(uri, headers, self.transferor.peer)
-        step = self._plan(destination)
+        step = self.check(uri, headers)
         if self._notifies:
             self.transferor.accept_refer(now)
         step(now)
+
+    def check(self, uri: Uri, headers: Iterable[Header]) -> Callable[[float], None]:
+        """Return the way to ``uri``, not taking it yet. Raises PeerError like `begin`."""
+        self._destination = self._exchange.directory.destination(uri, headers, self.transferor.peer)
+        return self._plan(self._destination)
 
     def receive(self, leg: Leg, event: ControlEvent, now: float) -> bool:
         """Take an event of one of the three; False leaves it to the call."""

@@ -95,6 +95,19 @@ def hangup(client: AdminClient, call: str) -> None:
 
 @calls.command()
 @click.argument("call", metavar="ID")
+@click.argument("target")
+@click.pass_obj
+def transfer(client: AdminClient, call: str, target: str) -> None:
+    """Bring a live call's caller to TARGET: a number, or a SIP URI at a host of an account.
+
+    What becomes of it stands in the call's record (`calls show`).
+    """
+    client.post(client.call_path(call, "transfer"), {"target": target})
+    click.echo(f"transferring to {plain(target)}")
+
+
+@calls.command()
+@click.argument("call", metavar="ID")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Where to put it.")
 @click.option("--seconds", type=click.FloatRange(min=0.1), help="Stop after so long; else when the call ends.")
 @click.pass_obj

@@ -32,7 +32,7 @@ from bridge.b2bua.actions import (
     Trace,
     UpdateSession,
 )
-from bridge.errors import RelayError
+from bridge.errors import PeerError, RelayError
 from bridge.media.relay import Relay, SessionOpened, SessionRefused
 from bridge.sip.events import Address, Flow, Transmit
 
@@ -125,6 +125,8 @@ class Driver:
             self._core.command(command, now)
         except KeyError:
             self._problem = "no live call has this id"
+        except PeerError as error:
+            self._problem = error.reason
 
     def _deadline(self) -> None:
         self._timer = None

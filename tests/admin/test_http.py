@@ -15,7 +15,8 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from bridge.admin.api import Api
 from bridge.admin.http import LARGEST_BODY, AdminSite, Operation, Reply
 from bridge.admin.view import RecentCalls
-from bridge.b2bua.actions import Command, Drain, HangUp, Record, Tap
+from bridge.b2bua.actions import Command, Drain, HangUp, Record, Tap, Transfer
+from bridge.errors import PeerError
 from bridge.metrics import Metrics
 from bridge.store.records import Records
 from tests.harness.relay import FakeRelay
@@ -57,6 +58,7 @@ class Desk:
         self.live: list[dict[str, Any]] = [LIVE]
         self.commands: list[Command] = []
         self.problem = ""
+        self.obstacle: PeerError | None = None
         self.captures = state_dir / "captures"
         relay = FakeRelay()
         self.records = Records(state_dir, lambda problem: None)
@@ -73,6 +75,9 @@ class Desk:
 
     def session(self, call: str) -> int | None:
         return next((7 for record in self.live if record["id"] == call), None)
+
+    def transfer_obstacle(self, call: str, target: str) -> PeerError | None:
+        return self.obstacle
 
     def counts(self) -> dict[str, int]:
         return {"calls": len(self.live)}
@@ -264,6 +269,32 @@ def test_a_live_call_is_hung_up(desk: Desk) -> None:
     assert desk.ask("/api/v1/calls/live1/hangup", "POST").status == 202
     assert desk.commands == [HangUp("live1")]
     assert desk.ask("/api/v1/calls/ended1/hangup", "POST").status == 404
+
+
+def test_a_live_call_is_transferred(desk: Desk) -> None:
+    """D36."""
+    answer = desk.ask("/api/v1/calls/live1/transfer", "POST", b'{"target": "+14155550777"}')
+    assert (answer.status, answer.json()["status"]) == (202, "transferring")
+    assert desk.commands == [Transfer("live1", "+14155550777")]
+    assert desk.ask("/api/v1/calls/other/transfer", "POST", b'{"target": "+14155550777"}').status == 404
+
+
+@pytest.mark.parametrize(
+    ("problem", "status"),
+    [
+        (PeerError(403, "Forbidden"), 403),
+        (PeerError(409, "the call is not up"), 409),
+        (PeerError(416, "Unsupported URI Scheme"), 400),
+    ],
+)
+def test_a_transfer_that_can_not_be_is_refused_and_ordered_from_nobody(
+    desk: Desk, problem: PeerError, status: int
+) -> None:
+    """D36, T09."""
+    desk.obstacle = problem
+    assert desk.ask("/api/v1/calls/live1/transfer", "POST", b'{"target": "+88161234567"}').status == status
+    assert desk.ask("/api/v1/calls/live1/transfer", "POST", b"{}").status == 400
+    assert desk.commands == []
 
 
 def test_a_capture_is_named_by_the_server(desk: Desk) -> None:

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from bridge.b2bua import actions
 from bridge.config import Host
+from bridge.errors import PeerError
 from bridge.media.relay import LegName
 from bridge.sip.message import Request
 from tests.harness.world import CARRIER, NUMBER, PLATFORM, Established, World, sdp
@@ -464,3 +466,62 @@ def test_a_second_target_is_tried_when_the_first_is_unwell() -> None:
     assert second[0].startswith(b"INVITE ")
     assert transfer.notified() == [TRYING]
     assert transfer.facts["attempts"][0]["status"] == 503
+
+
+# -- by an operator ------------------------------------------------------------------------------------------------
+
+
+def test_an_operator_transfers_a_call_whose_platform_can_not() -> None:
+    """D36: Retell's call_id mode, OpenAI's REFER that never comes. Nobody is notified; the platform gets BYE at once."""
+    transfer = Transfer()
+    call = transfer.world.core.calls()[0]["id"]
+    transfer.world.network.command(actions.Transfer(call, "+1 (415) 555-0777"))
+    transfer.world.run(0.1)
+    assert transfer.dialled().uri == f"sip:{TARGET}@{CARRIER[0]}:{CARRIER[1]}"
+    obstacle = transfer.world.core.transfer_obstacle(call, TARGET)
+    assert obstacle is not None
+    assert obstacle.status == 409
+    transfer.carrier.respond(transfer.dialled(), 200, body=sdp((CARRIER[0], 41000)), tag="target")
+    transfer.world.run(0.1)
+    assert transfer.notified() == []
+    assert len(transfer.platform.requests("BYE")) == 1
+    assert (transfer.facts["by"], transfer.facts["result"]) == ("operator", "succeeded")
+    transfer.caller_hangs_up()
+    transfer.answer_byes()
+    transfer.world.assert_idle()
+
+
+def test_an_operators_transfer_is_passed_on_like_a_platforms() -> None:
+    """D36, D34."""
+    transfer = Transfer(carrier={"transfer": "refer"})
+    call = transfer.world.core.calls()[0]["id"]
+    transfer.world.network.command(actions.Transfer(call, f"tel:{TARGET}"))
+    transfer.world.run(0.1)
+    transfer.carrier.respond(passed(transfer), 202)
+    transfer.world.run(0.1)
+    sipfrag(transfer, 2, "SIP/2.0 200 OK\r\n", "terminated;reason=noresource")
+    assert len(transfer.carrier.requests("BYE")) == len(transfer.platform.requests("BYE")) == 1
+    assert transfer.notified() == []
+
+
+def test_what_an_operator_may_not_do_is_said_before_it_is_done() -> None:
+    """D36, T09."""
+    transfer = Transfer(carrier_peer={"deny": ("+881",)})
+    core = transfer.world.core
+    call = core.calls()[0]["id"]
+    for target, status in (("+88161234567", 403), ("sip:a@elsewhere.example", 403), ("mailto:a@b", 416)):
+        obstacle = core.transfer_obstacle(call, target)
+        assert obstacle is not None
+        assert obstacle.status == status
+        with pytest.raises(PeerError):
+            core.command(actions.Transfer(call, target), transfer.world.network.now)
+    assert core.transfer_obstacle(call, TARGET) is None
+    with pytest.raises(KeyError):
+        core.command(actions.Transfer("nobody", TARGET), transfer.world.network.now)
+    transfer.carrier.invite()  # rings, not up
+    transfer.world.run(0.1)
+    ringing = next(record for record in core.calls() if record["state"] != "up")
+    obstacle = core.transfer_obstacle(ringing["id"], TARGET)
+    assert obstacle is not None
+    assert obstacle.status == 409
+    assert transfer.carrier.requests("INVITE") == []
