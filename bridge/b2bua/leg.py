@@ -18,7 +18,7 @@ from bridge.b2bua.identity import delivered, passing, reasons_of
 from bridge.b2bua.next_hop import Finder, NextHop
 from bridge.b2bua.offers import LegTimer, Offers
 from bridge.b2bua.referral import Referrals
-from bridge.b2bua.routing import Invitation
+from bridge.b2bua.routing import Invitation, is_address
 from bridge.config import Peer
 from bridge.errors import PeerError
 from bridge.media.relay import LegName
@@ -99,7 +99,7 @@ class Leg:
         self.referrals = Referrals(self)
         self._switchboard = switchboard
         self._endpoint = switchboard.endpoint
-        self._next_hop = NextHop(flow, switchboard.finder)
+        self._next_hop = NextHop(flow, switchboard.finder, _own_name(peer))
         self._early: dict[str, _Early] = {}  # by the forks' To tags, until one of them is the dialog
         self._invite: ClientTransaction | None = None
         self._invited: ServerTransaction | None = None
@@ -764,3 +764,8 @@ class Leg:
     def _end(self) -> None:
         self.state = LegState.ENDED
         self._switchboard.release(self)
+
+
+def _own_name(peer: Peer) -> str:
+    """Return the host name of an account, "" where it has addresses only."""
+    return next((host.host for host in peer.hosts if not is_address(host.host)), "")

@@ -28,10 +28,15 @@ class Finder(Protocol):
 
 
 class NextHop:
-    """Find the flow for each request of one leg. ``flow`` is where its first message went or came from."""
+    """Find the flow for each request of one leg.
 
-    def __init__(self, flow: Flow, finder: Finder) -> None:
+    ``flow`` is where its first message went or came from. ``name`` is the peer's own host name: what TLS asks for and
+    checks where a route or Contact is a bare address (D17: Twilio takes no address for SNI).
+    """
+
+    def __init__(self, flow: Flow, finder: Finder, name: str = "") -> None:
         self.flow = flow
+        self._name = name
         self._finder = finder
         self._found: dict[tuple[str, int | None], Flow] = {}
         self._waiting: dict[tuple[str, int | None], list[Delivery]] = {}
@@ -89,8 +94,13 @@ class NextHop:
             # D17: over the connection that lives, if it leads to the same host (Flow)
             same_host = hop.address[0] == ours.remote[0]
             connection = ours.connection if same_host else 0
-            return Flow(ours.transport, ours.local, hop.address, connection, name or (ours.name if same_host else ""))
-        return self._finder.flow_to(hop.transport, hop.address, name)
+            name = name or (ours.name if same_host else "") or self._proven_name(hop)
+            return Flow(ours.transport, ours.local, hop.address, connection, name)
+        return self._finder.flow_to(hop.transport, hop.address, name or self._proven_name(hop))
+
+    def _proven_name(self, hop: Hop) -> str:
+        """Return the name that the owner of a bare address has to prove over TLS."""
+        return (self.flow.name or self._name) if hop.transport == "tls" else ""
 
 
 def _transport(uri: Uri) -> str:

@@ -89,7 +89,7 @@ UDP = Flow("udp", V4, ("93.184.216.1", 5060))
             TLS,
             "sip:a@93.184.216.77;transport=tls",
             (),
-            Flow("tls", V4, ("93.184.216.77", 5061)),
+            Flow("tls", V4, ("93.184.216.77", 5061), name="sip.example.com"),
             id="E1: another node is another connection",
         ),
         pytest.param(TLS, "sip:a@93.184.216.1", (), TLS, id="a Contact that names no transport means the one in use"),
@@ -140,3 +140,11 @@ def test_the_connection_that_the_peer_speaks_over_is_the_one_to_use() -> None:
     hop = NextHop(Flow("tcp", V4, ("93.184.216.1", 5060)), Finder())
     hop.heard(Flow("tcp", V4, ("93.184.216.1", 40000), connection=12))
     assert reached(hop, dialog("sip:a@93.184.216.1:5060;transport=tcp")).connection == 12
+
+
+def test_d17_a_bare_address_in_the_route_of_a_tls_peer_has_to_prove_the_name_of_the_account() -> None:
+    """D17, T9: what reaped its connection is dialled by name, for SNI and certificate."""
+    inbound = Flow("tls", V4, ("54.172.60.1", 31000), connection=3)
+    hop = NextHop(inbound, Finder(), "example.pstn.twilio.com")
+    flow = reached(hop, dialog("sip:a@10.0.0.9:5061;transport=tls", "<sip:54.172.60.1:5061;transport=tls;lr>"))
+    assert flow == Flow("tls", V4, ("54.172.60.1", 5061), 3, "example.pstn.twilio.com")
