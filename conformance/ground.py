@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from conformance.peer import Leg, Peer, Unmet
 from conformance.stage import Address, Bridge, Stage, free_port
@@ -94,6 +94,12 @@ class NotApplicable(Exception):
     """Report why a case says nothing here, and what would enable it."""
 
 
+class Kept(Protocol):
+    """What cases leave for those that follow; closed with the ground."""
+
+    def close(self) -> None: ...
+
+
 class Ground:
     """Give cases a bridge and peers; what a case opened is closed when it ends.
 
@@ -107,6 +113,8 @@ class Ground:
         self.stage = Stage()
         if against is not None:
             self.stage.network = "127.0.0"
+        self.chosen: frozenset[str] = frozenset()  # the ids of all cases of this run, where that is known
+        self.kept: dict[str, Kept] = {}  # what several cases share, by name
         self._bridge: Bridge | None = None
         self._peers: list[Peer] = []
         self._bridges = 0
@@ -119,6 +127,8 @@ class Ground:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.end_case()
+        for kept in self.kept.values():
+            kept.close()
         self.stage.__exit__(kind, error, trace)
 
     @property
@@ -242,7 +252,7 @@ def config(network: str, directory: str, name: str, ports: str, admin_port: int 
         host=network,
         directory=directory,
         name=name,
-        listen=", ".join(f'"udp:{network}.{last}:5060"' for last in (2, 3, 4)),
+        listen=", ".join((*(f'"udp:{network}.{last}:5060"' for last in (2, 3, 4)), f'"tcp:{network}.2:5060"')),
         ports=ports,
         admin_port=admin_port or free_port("127.0.0.1", socket.SOCK_STREAM),
     )
@@ -255,6 +265,7 @@ def config_for_others() -> str:
 
 _REMEDIES = {
     "sipp": "apt-get install sip-tester",
+    "stunnel": "apt-get install stunnel4",
     "tshark": "apt-get install tshark",
     "baresip": "apt-get install baresip-core",
 }

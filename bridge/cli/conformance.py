@@ -51,6 +51,7 @@ def conformance(as_list: bool, only: str, against: str | None, show_config: bool
         sys.exit(1)
     try:
         with Ground(_address(against), thorough=not quick) as ground:
+            ground.chosen = frozenset(one.id for one in chosen)
             verdicts = _play(chosen, ground, quiet=as_json)
     except StageError as error:
         click.echo(f"conformance: {error}", err=True)

@@ -1,0 +1,25 @@
+"""What SIPp scenarios under loss have shown to go wrong, in the smallest form."""
+
+from __future__ import annotations
+
+from tests.harness.world import PLATFORM, World, sdp
+
+
+def test_headers_of_a_bye_wait_with_it_for_the_callers_ack() -> None:
+    """D39: the platform hangs up while our 200 has no ACK yet; its headers are not lost over the waiting."""
+    world = World()
+    invite = world.carrier.invite()
+    world.run(0.1)
+    offered = world.platform.requests("INVITE")[0]
+    world.platform.respond(offered, 200, body=sdp((PLATFORM[0], 50000)))
+    world.run(0.1)
+    headers = {"X-Disposition": "done", "Reason": "Q.850;cause=31"}
+    world.platform.within_received("BYE", offered, "far", 1, headers=headers)
+    world.run(0.1)
+    assert world.carrier.requests("BYE") == []
+    accepted = next(one for one in world.carrier.responses() if one.status == 200)
+    world.carrier.ack(invite, accepted)
+    world.run(0.1)
+    bye = world.carrier.requests("BYE")[0]
+    assert bye.headers.get("X-Disposition") == "done"
+    assert bye.headers.get("Reason") == "Q.850;cause=31"
