@@ -113,7 +113,8 @@ class Target:
     @property
     def port(self) -> int:
         """The port to send to: as written, else the profile's, else the transport's default."""
-        return self.host.port or self.peer.profile.port or _DEFAULT_PORTS[self.transport]
+        port = self.peer.profile.port
+        return self.host.port or (port if port not in _DEFAULT_PORTS.values() else _DEFAULT_PORTS[self.transport])
 
     @property
     def authority(self) -> str:
@@ -128,7 +129,8 @@ class Target:
     def query(self, id: int) -> Query:
         """Ask for the target's next hops; a port or transport that nobody wrote is left to DNS (RFC 3263)."""
         port = self.host.port or (self.peer.profile.port if self.peer.profile.port not in (5060, 5061) else None)
-        return Query(id, self.host.host, port, self.host.transport, self.peer.profile.transports)
+        profile = self.peer.profile
+        return Query(id, self.host.host, port, self.host.transport, profile.transports, self.peer.sources)
 
     def __str__(self) -> str:
         return f"sip:{self.authority};transport={self.transport}"

@@ -1,8 +1,8 @@
 """Ask name servers one question at a time, and believe only what answers it.
 
-twisted.names writes and reads the messages; its own client believes any packet with the right id, so the asking is ours:
-a socket of its own for every attempt, connected (the kernel drops what comes from elsewhere), with a random id, and the
-question must stand in the answer (RFC 5452, T21).
+twisted.names writes and reads the messages; its own client believes any packet with the right id, so the asking is
+ours: a socket of its own for every attempt, connected (the kernel drops what comes from elsewhere), with a random id,
+and the question must stand in the answer (RFC 5452, T21).
 """
 
 from __future__ import annotations
@@ -318,7 +318,8 @@ def _read(message: dns.Message, name: str, kind: Kind) -> tuple[str, Records, fl
         if alias is None:
             return name, (), ttl
         ttl = min(ttl, float(alias.ttl))
-        name = _text(alias.payload.name)
+        target: Any = alias.payload
+        name = _text(target.name)
         if name in seen:
             return "", (), ttl
         seen.add(name)
@@ -327,15 +328,14 @@ def _read(message: dns.Message, name: str, kind: Kind) -> tuple[str, Records, fl
 def _value(payload: Any) -> str | Naptr | Srv:
     match payload:
         case dns.Record_A():
-            return str(payload.dottedQuad())
+            return str(ipaddress.IPv4Address(payload.address))
         case dns.Record_AAAA():
             return str(ipaddress.IPv6Address(payload.address))
         case dns.Record_SRV():
             return Srv(payload.priority, payload.weight, payload.port, _text(payload.target))
         case _:
-            flags, service = (
-                bytes(part.string).decode("ascii", "replace") for part in (payload.flags, payload.service)
-            )
+            flags = bytes(payload.flags.string).decode("ascii", "replace")
+            service = bytes(payload.service.string).decode("ascii", "replace")
             return Naptr(payload.order, payload.preference, flags, service, _text(payload.replacement))
 
 
@@ -343,7 +343,8 @@ def _negative_ttl(message: dns.Message) -> float:
     """Return for how long "there is none" holds (RFC 2308 §5), five minutes at most."""
     for record in message.authority:
         if record.type == dns.SOA:
-            return float(min(record.ttl, record.payload.minimum, 300))
+            authority: Any = record.payload
+            return float(min(record.ttl, authority.minimum, 300))
     return _NEGATIVE_TTL
 
 

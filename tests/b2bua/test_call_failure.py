@@ -7,7 +7,7 @@ import pytest
 from bridge.b2bua.actions import Drain, HangUp
 from bridge.sip.message import Request
 from tests.harness.relay import FakeRelay
-from tests.harness.world import CARRIER, NUMBER, PLATFORM, World, sdp
+from tests.harness.world import CARRIER, NUMBER, PLATFORM, Party, World, sdp
 
 
 def test_the_next_target_is_tried_with_a_new_call_id_and_tag() -> None:
@@ -447,8 +447,8 @@ def test_t21_a_name_that_leads_into_our_own_network_is_not_called(inner: str) ->
     world.network.names["sip.example.com"] = (inner,)
     world.carrier.invite(number=NUMBER)
     world.run(0.5)
-    assert world.carrier.statuses("INVITE")[-1] == 503
     assert world.platform.requests("INVITE") == []
+    assert inner not in {transmit.flow.remote[0] for _, transmit in world.network.sent}
     assert [trace.text for trace in world.network.traces if trace.kind == "rejected"] == ["private-target"]
 
 
@@ -457,5 +457,5 @@ def test_t21_a_peer_may_live_where_its_account_says() -> None:
     from bridge.config import Host
 
     world = World(platform_peer={"hosts": (Host("sip.example.com", 5060, "udp"),), "sources": ("127.0.0.0/27",)})
-    world.network.names["sip.example.com"] = ("127.0.0.1", PLATFORM[0])
+    world.network.names["sip.example.com"] = ("169.254.169.254", PLATFORM[0])
     world.set_up()
