@@ -61,6 +61,8 @@ check: build
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/python -m mypy.stubtest bridge._native
 	@$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports --no-cache
+	$(SAY) "requirements and threats, and the tests that prove them"
+	@$(BIN)/python -m tests.rows
 
 unit: build
 	$(SAY) "Rust tests"
