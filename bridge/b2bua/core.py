@@ -79,6 +79,9 @@ from bridge.sip.tokens import Tokens
 from bridge.sip.transaction import ClientTransaction
 
 RETRY_AFTER = Header("Retry-After", "10")
+STREAMLESS_FOR = 300.0
+"""Seconds for which a peer that took no TCP connection gets large requests over UDP at once."""
+STREAMLESS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,10 @@ class Core:
         self._tokens = tokens
         self._listeners = {(listener.transport, listener.bound): listener for listener in listeners}
         self._wall_offset = wall_offset
-        self._endpoint = Endpoint(tokens, lambda flow: self._listener(flow).advertised, timers, self._may_speak_for)
+        self._endpoint = Endpoint(
+            tokens, lambda flow: self._listener(flow).advertised, timers, self._may_speak_for, self._stream_to
+        )
+        self._streamless: dict[Address, float] = {}  # where no stream could be opened, and until when to believe it
         peers = [*config.carriers.values(), *config.platforms.values()]
         self._sources = Sources(peers)
         self._routes = Routes(config)
@@ -180,6 +186,10 @@ class Core:
     def transport_failed(self, flow: Flow, now: float) -> None:
         """Take word that nothing can be sent on this flow."""
         self._now = now
+        if flow.transport == "tcp":
+            if len(self._streamless) >= STREAMLESS:
+                self._streamless.clear()
+            self._streamless[flow.remote] = now + STREAMLESS_FOR
         self._endpoint.transport_failed(flow, now)
         self._settle(now)
 
@@ -656,6 +666,16 @@ class Core:
             if listener.transport == transport and (":" in listener.bound[0]) == (":" in address[0]):
                 return Flow(transport, listener.bound, address, name=name)
         return None
+
+    def _stream_to(self, flow: Flow) -> Flow | None:
+        """Return the TCP flow for a request that is too large for UDP, None where there is none (R13, §18.1.1)."""
+        wants = any(
+            peer.profile.large_requests == "tcp" and "tcp" in peer.profile.transports
+            for peer in self._sources.owners(flow.remote[0])
+        )
+        if not wants or self._streamless.get(flow.remote, 0.0) > self._now:
+            return None
+        return self.flow_to("tcp", flow.remote, flow.name)
 
     def look_up(self, asker: NextHop | Inquiry, query: Query) -> None:
         """Ask the shell for the hops behind a name that a leg needs."""
