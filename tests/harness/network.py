@@ -119,6 +119,14 @@ class VirtualNetwork:
         self.core.relay_event(event, self.now)
         self._drain()
 
+    def transport_failed(self, flow: Flow) -> None:
+        self.core.transport_failed(flow, self.now)
+        self._drain()
+
+    def flow_lost(self, flow: Flow) -> None:
+        self.core.flow_lost(flow, self.now)
+        self._drain()
+
     # -- the driver's part -----------------------------------------------------------------------------------------
 
     def _carry(self, act: Callable[[], None]) -> None:
