@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from OpenSSL import SSL
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.threads import deferToThreadPool
@@ -42,12 +41,14 @@ from bridge.metrics import Metrics
 from bridge.net.addresses import STUN_SERVERS, advertised, host_port, is_loopback, is_name, is_wildcard
 from bridge.net.dns import Resolver
 from bridge.net.driver import Driver
+from bridge.net.name_servers import NameServers
 from bridge.net.stream import Census, StreamListener
 from bridge.net.tls import Credentials, problem_of
 from bridge.net.tokens import SystemTokens
 from bridge.net.udp import UdpListener
 from bridge.net.wakeup import Wakeup
 from bridge.sip.events import Address
+from bridge.sip.locate import Kind
 from bridge.store.records import Records
 
 QUARANTINE = 5.0
@@ -141,11 +142,18 @@ class Service:
                 raise StartError(f"the self-test failed: {problem}; do not run this build, and please report it")
         recent = RecentCalls(wall_offset)
         metrics = Metrics(relay, self._core.live, self._core.counts, self._core.registrations)
+        resolver = Resolver(
+            NameServers(reactor, reactor, config.sip.resolver),
+            reactor,
+            _families(listeners),
+            lambda most: random.SystemRandom().randint(0, most),
+        )
+        self._cleanups.append(resolver.stop)
         self._driver = Driver(
             self._core,
             reactor,
             relay,
-            Resolver(reactor.nameResolver, reactor, _families(listeners)).resolve,
+            resolver.resolve,
             sockets,
             [metrics, recent, CallLog(reactor, self._options.log_level == "debug"), _recorder(records)],
         )
@@ -321,10 +329,11 @@ def _listener(transport: str, bound: Address, setting: str, address_of: Callable
     return Listener(transport, bound, (told, bound[1]))
 
 
-def _families(listeners: Sequence[Listener]) -> list[type[IPv4Address] | type[IPv6Address]]:
-    """Return the address families that some listener can send to."""
-    v6 = {":" in listener.bound[0] for listener in listeners}
-    return [*([IPv4Address] if False in v6 else []), *([IPv6Address] if True in v6 else [])]
+def _families(listeners: Sequence[Listener]) -> dict[str, tuple[Kind, ...]]:
+    """Return for each transport the kinds of address that some listener of it can send to, IPv4 first."""
+    kinds = {(listener.transport, Kind.AAAA if ":" in listener.bound[0] else Kind.A) for listener in listeners}
+    transports = dict.fromkeys(listener.transport for listener in listeners)
+    return {one: tuple(kind for kind in (Kind.A, Kind.AAAA) if (one, kind) in kinds) for one in transports}
 
 
 def _ready_line(config: Config, listeners: Sequence[Listener], media_address: str, admin: Address) -> str:
