@@ -15,6 +15,7 @@ from bridge.sip.events import RequestReceived
 from bridge.sip.framing import Framer, FramingError, Message
 from bridge.sip.message import Request, Response, parse, response_to
 from bridge.sip.uri import Uri
+from tests.harness.world import CARRIER, World
 from tests.sip.bench import TCP, Bench, incoming
 
 _ROOT = Path(__file__).parents[2]
@@ -97,6 +98,22 @@ def test_r15_what_follows_in_the_same_segment_is_served_unless_the_stream_is_clo
     else:
         assert found == [*expected, ACCEPT]
     assert outcomes([_GOOD + data]) == [ACCEPT, *expected]
+
+
+@pytest.mark.parametrize("name", _MESSAGES)
+def test_t11_the_whole_bridge_answers_as_is_written_down(name):
+    world = World()
+    world.network.send(load(name), CARRIER)
+    world.run(0.2)
+    finals = {sent.status for _, sent in world.network.sent if sent.status >= 200}
+    expected = _MESSAGES[name]["answer"]
+    if "call" in expected and finals:
+        assert 400 not in finals
+        assert not any(status >= 500 for status in finals)
+    elif "call" not in expected:
+        assert {str(status) for status in finals} <= set(expected)
+        assert bool(finals) == bool(expected)
+    assert world.bugs() == []
 
 
 def test_what_is_written_down_agrees_with_the_corpora_and_covers_them():
