@@ -37,13 +37,13 @@ from bridge.b2bua.exchange import Exchange, Timer
 from bridge.b2bua.identity import overlong, passing
 from bridge.b2bua.leg import Leg, Switchboard
 from bridge.b2bua.limits import Limits, limit_reached
-from bridge.b2bua.media import codec_policy
 from bridge.b2bua.next_hop import NextHop
 from bridge.b2bua.numbers import permitted
 from bridge.b2bua.offers import LegTimer
+from bridge.b2bua.plan import plan
 from bridge.b2bua.reach import within_reach
 from bridge.b2bua.record import CallRecord, Reason, reason_of, rfc3339
-from bridge.b2bua.routing import Dialled, Routes, Sources, dialled, invitation
+from bridge.b2bua.routing import Dialled, Routes, Sources, dialled
 from bridge.b2bua.trunks import Trunks
 from bridge.config import Config, Peer
 from bridge.errors import PeerError
@@ -56,8 +56,6 @@ from bridge.media.relay import (
     SessionRefused,
     SessionReport,
 )
-from bridge.sdp.anchor import Anchor
-from bridge.sdp.offer_answer import make_offer
 from bridge.sip.endpoint import Endpoint
 from bridge.sip.events import (
     AckMissing,
@@ -539,27 +537,8 @@ class Core:
         if found is None:
             return {"route": None, "targets": [], "problem": f"no route takes {number} from {source}"}
         asked = Dialled(number, caller or "anonymous", "", 70, ())
-        targets = []
-        for target in self._routes.targets(found[1]):
-            flow = self.flow_to(target.transport, ("0.0.0.0", 0)) or self.flow_to(target.transport, ("::", 0))
-            problem = None if flow else f"no {target.transport} listener"
-            plan: dict[str, Any] = {
-                "peer": target.peer.name,
-                "destination": f"{target.host.host}:{target.port};transport={target.transport}",
-                "problem": problem,
-            }
-            if flow is not None:
-                sent = invitation(target, asked, self._host(flow))
-                policy = codec_policy(target.peer).within(codec_policy(peer))
-                offer = make_offer(None, policy, Anchor(self._exchange.media_address, 0, 0, 0))
-                plan |= {
-                    "request_uri": sent.request_uri,
-                    "from": str(sent.sender),
-                    "to": str(sent.to),
-                    "headers": [f"{header.name}: {header.value}" for header in sent.headers],
-                    "sdp": offer.encode().decode(),
-                }
-            targets.append(plan)
+        found_targets = self._routes.targets(found[1])
+        targets = plan(found_targets, peer, asked, self.flow_to, self._host, self._exchange.media_address)
         return {"route": found[1].name, "targets": targets, "problem": None}
 
     # -- calls' housekeeping ---------------------------------------------------------------------------------------

@@ -105,6 +105,16 @@ def _show_target(target: dict[str, Any]) -> None:
     click.echo(f"    To: {target['to']}")
     for header in target["headers"]:
         click.echo(f"    {header}")
+    click.echo(f"    passes {', '.join(target['passes']) or 'nothing'} of what the caller sends")
+    click.echo(f"    transport and port are chosen by {target['chosen_by']}")
+    limits = ", ".join(f"{name} {_written(value)}" for name, value in target["limits"].items())
+    click.echo(f"    limits {limits or 'none'}")
     click.echo("    SDP, with the ports that the call would get in place of 0:")
     for line in target["sdp"].splitlines():
         click.echo(f"      {line}")
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, dict):
+        return " and ".join(f"{number} for {name}" for name, number in value.items())
+    return " ".join(value) if isinstance(value, list) else f"{value:g}"
