@@ -26,6 +26,7 @@ from bridge.sip.events import (
     Transmit,
 )
 from bridge.sip.extensions import RAck
+from bridge.sip.fields import UNPRINTABLE
 from bridge.sip.message import Headers, Malformed, Request, Response, parse, response_to
 from bridge.sip.reliable import FIRST_RSEQ, Numbered, ReliableResponses
 from bridge.sip.timers import TimerTable, TimerValues
@@ -198,8 +199,10 @@ class Endpoint:
         """Cancel an INVITE of ours; ``reasons`` become Reason headers. Nothing happens once it has a final response.
 
         The CANCEL waits for a provisional response (RFC 3261 §9.1, R07). Without a final response within 64*T1 after
-        it `TransactionTimedOut` comes.
+        it `TransactionTimedOut` comes. Raises ValueError for a reason that can't be printed (T13).
         """
+        if UNPRINTABLE.search("".join(reasons)):  # now, and not when the provisional response comes
+            raise ValueError("CR, LF or NUL within a SIP header")
         if transaction.state is State.PROCEEDING and not transaction.cancel_sent:
             self._send_cancel(transaction, reasons, now)
         elif transaction.state is State.CALLING:

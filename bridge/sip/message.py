@@ -304,6 +304,8 @@ def parse(data: bytes) -> Request | Response:
     headers, fault = read_headers(lines[1:], folded)
     problem = problem or fault
     start = lines[0]
+    if folded and "\r\n" in start:  # RFC 3261 §7.1, §7.2: a start line is one line
+        problem = problem or PeerError(400, "Folded Start Line")
     if start[:4].upper() == "SIP/":
         return _response(start, headers, body, problem)
     return _request(start, headers, body, problem)

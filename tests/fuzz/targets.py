@@ -5,6 +5,7 @@ A target raises nothing but AssertionError of its own; whatever else escapes is 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 from bridge.errors import PeerError
@@ -199,8 +200,10 @@ def _step(bench: Bench, dice: Dice) -> None:
             for client in list(bench.endpoint._clients.values()):
                 bench.receive(answer(client.request, 100 + dice.byte() * 2))
         case 4:
+            reasons = (quote(dice.text()),) if dice.byte() % 2 == 0 else ()
             for client in list(bench.endpoint._clients.values()):
-                bench.endpoint.cancel(client, bench.now, (quote(dice.text()),) if dice.byte() % 2 == 0 else ())
+                with contextlib.suppress(ValueError):
+                    bench.endpoint.cancel(client, bench.now, reasons)
     bench.drain()
 
 

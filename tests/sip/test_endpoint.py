@@ -98,6 +98,20 @@ def test_t13_a_response_that_can_not_be_printed_leaves_the_transaction_as_it_was
     assert transaction.final == 500
 
 
+@pytest.mark.parametrize("ringing", [False, True])
+def test_t13_a_cancel_whose_reason_can_not_be_printed_is_refused_at_once(ringing):
+    bench, transaction = calling()
+    if ringing:
+        bench.receive(answer(transaction.request, 180))
+    with pytest.raises(ValueError, match="CR, LF or NUL"):
+        bench.endpoint.cancel(transaction, 0.0, ("SIP;cause=200\r\nX-Evil: b",))
+    bench.receive(answer(transaction.request, 183))
+    assert bench.times("CANCEL") == []
+    bench.endpoint.cancel(transaction, 0.0)
+    bench.drain()
+    assert bench.times("CANCEL") == [0.0]
+
+
 def test_the_owner_finds_itself_in_the_event():
     bench, transaction = calling(owner="leg")
     bench.receive(answer(transaction.request, 180))

@@ -221,6 +221,11 @@ def test_t13_a_bare_cr_lf_or_nul_is_400(octets):
     assert refused(data).status == 400
 
 
+@pytest.mark.parametrize("start", ["INVITE sip:a@b\r\n  SIP/2.0", "SIP/2.0 486 Busy\r\n Here", "SIP/2.0 200\r\n\tOK"])
+def test_t13_a_start_line_is_one_line(start):
+    assert refused(start.encode() + INVITE[INVITE.index(b"\r\n") :]).status == 400
+
+
 @pytest.mark.parametrize("line", ["hello", "X", "Route", "v", "Content-Length", "X Y: z", ": z", "Via\t", "X\u00e9: z"])
 def test_a_line_that_is_no_header_is_400(line):
     data = INVITE.replace(b"Max-Forwards: 70", line.encode() + b"\r\nMax-Forwards: 70")
