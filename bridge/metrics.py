@@ -62,7 +62,7 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self.registry.register(_Scraped(relay, live_calls, held, registrations, lambda: self.bugs))
+        self.registry.register(_Scraped(relay, live_calls, held, registrations, lambda: self.bugs, self.messages))
 
         self._calls = self._counter("calls", "Calls that ended.", (*CALL, "result", "reason"))
         self._setup = self._histogram("call_setup_seconds", "From the INVITE to the answer.", CALL, _SETUP)
@@ -70,14 +70,9 @@ class Metrics:
             "post_dial_delay_seconds", "From the INVITE to the first sign of ringing.", CALL, _SETUP
         )
         self._duration = self._histogram("call_duration_seconds", "From the answer to the end.", CALL, _DURATION)
-        self._messages = self._counter(
-            "sip_messages",
-            "SIP messages; the status is empty for requests.",
-            ("leg", "method", "status", "transport", "way"),
-        )
-        # One message is one look-up here; `labels` would make strings and take a lock for each.
-        self._message_counters: dict[tuple[str, str, int, str, str], Counter] = {}
-        self._retransmissions = self._counter("sip_retransmissions", "SIP messages that were sent once more.")
+        # Plain numbers, read at each scrape: a counter of the library takes a lock and four calls for each message.
+        self._messages: dict[tuple[str, str, int, str, str], int] = {}
+        self._retransmissions = 0
         self._rejected = self._counter("sip_rejected", "SIP input that was dropped or refused.", ("reason",))
         self._jitter = self._histogram("rtp_jitter_seconds", "Mean interarrival jitter of a call's leg.", LEG, _JITTER)
         self._fraction_lost = self._histogram(
@@ -122,19 +117,28 @@ class Metrics:
     def _histogram(self, name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"{PREFIX}_{name}", text, labels, registry=self.registry, buckets=buckets)
 
+    def messages(self) -> Iterator[Metric]:
+        """Return the counts of SIP messages."""
+        labels = ("leg", "method", "status", "transport", "way")
+        family = CounterMetricFamily(
+            f"{PREFIX}_sip_messages", "SIP messages; the status is empty for requests.", labels=labels
+        )
+        for (leg, method, status, transport, kind), count in self._messages.items():
+            way = "in" if kind == "received" else "out"
+            family.add_metric((leg, method, str(status or ""), transport, way), count)
+        yield family
+        yield CounterMetricFamily(
+            f"{PREFIX}_sip_retransmissions", "SIP messages that were sent once more.", value=self._retransmissions
+        )
+
     def _message(self, trace: Trace) -> None:
         # A peer may write any method: an unknown one must not become a label of its own.
         method = trace.method if trace.method in _METHODS else "other"
         transport = trace.flow.transport if trace.flow else ""
         labels = (trace.leg or "", method, trace.status, transport, trace.kind)
-        counter = self._message_counters.get(labels)
-        if counter is None:
-            way = "in" if trace.kind == "received" else "out"
-            counter = self._messages.labels(trace.leg or "", method, trace.status or "", transport, way)
-            self._message_counters[labels] = counter
-        counter.inc()
+        self._messages[labels] = self._messages.get(labels, 0) + 1
         if trace.retransmission:
-            self._retransmissions.inc()
+            self._retransmissions += 1
 
     def _ended(self, record: Mapping[str, Any]) -> None:
         carrier, platform = record["carrier"] or "", record["platform"] or ""
@@ -176,16 +180,19 @@ class _Scraped(Collector):
         held: Callable[[], Mapping[str, int]],
         registrations: Callable[[], Iterable[tuple[str, str]]],
         bugs: Callable[[], int],
+        messages: Callable[[], Iterable[Metric]],
     ) -> None:
         self._relay = relay
         self._live_calls = live_calls
         self._held = held
         self._registrations = registrations
         self._bugs = bugs
+        self._messages = messages
 
     def collect(self) -> Iterator[Metric]:
         yield self._active()
         yield self._registered()
+        yield from self._messages()
         held = GaugeMetricFamily(
             f"{PREFIX}_sip_held", "Dialogs, transactions, timers and the like in memory (T19).", labels=("kind",)
         )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bridge.sdp.session import Codec, Description, MediaSection, build
+from bridge.sdp.session import Codec, Description, MediaSection, assemble
 
 _TIME = re.compile(r"t=[0-9]{1,20} [0-9]{1,20}")
 
@@ -38,9 +38,7 @@ def describe(anchor: Anchor, sections: Iterable[Sequence[str]], times: Sequence[
         f"c={network}",
         *(times or ("t=0 0",)),
     ]
-    for section in sections:
-        lines.extend(section)
-    return build(lines)
+    return assemble(lines, sections)
 
 
 def audio(

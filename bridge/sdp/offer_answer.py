@@ -204,6 +204,7 @@ def local_answer(
     raise _not_acceptable()
 
 
+@lru_cache(maxsize=256)  # a call asks several times what it has agreed
 def negotiated(ours: Description, theirs: Description, we_answered: bool = False) -> Negotiated:
     """Read what a leg agreed: ``theirs`` is the peer's offer or answer, ``ours`` our counterpart to it.
 

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from string import ascii_letters
 
 from bridge.errors import PeerError
 
@@ -21,6 +20,7 @@ MAX_MEDIA_SECTIONS = 32
 MAX_ATTRIBUTES = 256
 
 DIRECTIONS = ("sendrecv", "sendonly", "recvonly", "inactive")
+_DIRECTION_OF = {f"a={direction}": direction for direction in DIRECTIONS}
 UNSPECIFIED = ("0.0.0.0", "::")
 
 # RFC 3551 §6, tables 4 and 5: the static payload types of audio
@@ -52,6 +52,8 @@ _RTPMAP = re.compile(r"a=rtpmap:([0-9]{1,3}) +([^/\s]+)/([0-9]{1,6})(?:/([0-9]{1
 _FMTP = re.compile(r"a=fmtp:([0-9]{1,3}) +(.*)")
 _RTCP = re.compile(r"([0-9]{1,5})(?: +IN +IP[46] +\[?([0-9A-Za-z.:%_-]+)\]?)? *")
 _PTIME = re.compile(r"([0-9]{1,3})(?:\.0*)? *")
+# v=0, then <type>=<value> lines with line feeds between them
+_SOUND = re.compile(r"v=0 *(?:\n[A-Za-z]=[^\r\n\0]*)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,14 @@ class MediaSection:
         """Return the value of the first ``a=name`` of this section, "" where it has none, None if it is not
         there.
         """
-        return next(iter(_attributes(self.lines, name)), None)
+        flag, prefix = f"a={name}", f"a={name}:"
+        for line in self.lines:
+            if line.startswith(flag):
+                if line.startswith(prefix):
+                    return line[len(prefix) :]
+                if line.rstrip(" ") == flag:
+                    return ""
+        return None
 
     def attributes(self, name: str) -> tuple[str, ...]:
         """Return the values of every ``a=name`` of this section, in order."""
@@ -108,8 +117,12 @@ class MediaSection:
 
         An unspecified address takes reception away: hold as RFC 2543 had it (RFC 3264 §8.4, R34).
         """
-        attributes = (line.rstrip(" ") for line in (*self.lines, *self.session) if line.startswith("a="))
-        direction = next((line[2:] for line in attributes if line[2:] in DIRECTIONS), "sendrecv")
+        direction = "sendrecv"
+        for line in (*self.lines, *self.session):
+            found = _DIRECTION_OF.get(line.rstrip(" "))
+            if found is not None:
+                direction = found
+                break
         if self.connection in UNSPECIFIED:
             return {"sendrecv": "sendonly", "recvonly": "inactive"}.get(direction, direction)
         return direction
@@ -152,7 +165,8 @@ class Description:
         for section in self.media:
             lines.append(section.line)
             lines.extend(section.lines)
-        return "".join(f"{line}\r\n" for line in lines).encode("utf-8", "surrogateescape")
+        lines.append("")
+        return "\r\n".join(lines).encode("utf-8", "surrogateescape")
 
     @property
     def origin(self) -> str:
@@ -170,10 +184,14 @@ def parse(data: bytes) -> Description:
     if len(data) > MAX_BYTES:
         raise _refusal(f"more than {MAX_BYTES // 1024} kB of SDP")
     text = data.decode("utf-8", "surrogateescape")
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
-    while lines and not lines[-1]:
-        lines.pop()
+    lines = text.replace("\r\n", "\n").removesuffix("\r").rstrip("\n").split("\n")
     return build(lines)
+
+
+def assemble(session: Sequence[str], sections: Iterable[Sequence[str]]) -> Description:
+    """Make a description of lines that we wrote ourselves: what `build` checks is so by construction."""
+    above = tuple(session)
+    return Description(above, tuple([_section(lines[0], tuple(lines[1:]), above) for lines in sections]))
 
 
 def build(lines: Sequence[str]) -> Description:
@@ -181,12 +199,14 @@ def build(lines: Sequence[str]) -> Description:
     if not lines or lines[0].rstrip(" ") != "v=0":
         raise _refusal("SDP does not begin with v=0")
     text = "\n".join(lines)
-    if "\0" in text or "\r" in text or text.count("\n") >= len(lines):
+    if not _SOUND.fullmatch(text):
+        if "\0" in text or "\r" in text:
+            raise _refusal("an SDP line with a control character")
+        raise _refusal("an SDP line that is not <type>=<value>")
+    if text.count("\n") >= len(lines):
         raise _refusal("an SDP line with a control character")
     for line in lines:
-        if line[1:2] != "=" or line[0] not in ascii_letters:
-            raise _refusal("an SDP line that is not <type>=<value>")
-        if line[0] == "c" and not _CONNECTION.fullmatch(line):
+        if line.startswith("c=") and not _CONNECTION.fullmatch(line):
             raise _refusal("an SDP c= line without an address")
     starts = [index for index, line in enumerate(lines) if line.startswith("m=")]
     if len(starts) > MAX_MEDIA_SECTIONS:
@@ -194,7 +214,7 @@ def build(lines: Sequence[str]) -> Description:
     ends = [*starts, len(lines)][1:]
     session = tuple(lines[: starts[0]] if starts else lines)
     _limit_attributes(session)
-    sections = (_section(lines[s], tuple(lines[s + 1 : e]), session) for s, e in zip(starts, ends, strict=True))
+    sections = [_section(lines[s], tuple(lines[s + 1 : e]), session) for s, e in zip(starts, ends, strict=True)]
     return Description(session, tuple(sections))
 
 
@@ -236,8 +256,8 @@ def _codecs(formats: tuple[str, ...], lines: tuple[str, ...]) -> tuple[Codec, ..
     return tuple(codecs.values())
 
 
-def _limit_attributes(lines: Iterable[str]) -> None:
-    if sum(line.startswith("a=") for line in lines) > MAX_ATTRIBUTES:
+def _limit_attributes(lines: Sequence[str]) -> None:
+    if len(lines) > MAX_ATTRIBUTES and sum(line.startswith("a=") for line in lines) > MAX_ATTRIBUTES:
         raise _refusal(f"more than {MAX_ATTRIBUTES} SDP attributes in one section")
 
 

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,10 +53,25 @@ def unix_time(stamp: str) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
+class Entry:
+    """A record on its way to the files, and its JSON: made once, in the writer's thread, for both."""
+
+    def __init__(self, record: dict[str, Any]) -> None:
+        self.record = record
+
+    @cached_property
+    def line(self) -> str:
+        # default=str: a value that JSON doesn't know is a bug elsewhere, and no reason to lose the record.
+        return _ENCODER.encode(self.record)
+
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"), default=str)
+
+
 class Sink(Protocol):
     """A file that takes records in order."""
 
-    def write(self, records: list[dict[str, Any]]) -> None:
+    def write(self, entries: list[Entry]) -> None:
         """Write all or none. Raises OSError or sqlite3.Error."""
 
     def close(self) -> None: ...
@@ -68,7 +84,7 @@ class SqliteSink:
         self._path = path
         self._connection: sqlite3.Connection | None = None
 
-    def write(self, records: list[dict[str, Any]]) -> None:
+    def write(self, entries: list[Entry]) -> None:
         if self._connection is None:
             self._connection = _open(self._path)
         try:
@@ -77,7 +93,7 @@ class SqliteSink:
                     "INSERT OR IGNORE INTO records"
                     " (id, started, ended, direction, carrier, platform, result, reason, record)"
                     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    [_row(record) for record in records],
+                    [_row(entry) for entry in entries],
                 )
         except sqlite3.Error:
             # The file may have been replaced, or the disk remounted: begin anew with the next try.
@@ -96,8 +112,8 @@ class JsonlSink:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def write(self, records: list[dict[str, Any]]) -> None:
-        data = "".join(_line(record) + "\n" for record in records).encode()
+    def write(self, entries: list[Entry]) -> None:
+        data = "".join([f"{entry.line}\n" for entry in entries]).encode()
         # Opened for each batch, so that a log rotation or a remount needs no signal.
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
@@ -124,7 +140,7 @@ class Records:
         self._database = state_dir / "records.db"
         self._trouble = trouble
         files = (SqliteSink(self._database), JsonlSink(state_dir / "records.jsonl")) if sinks is None else sinks
-        self._queues: list[tuple[Sink, deque[dict[str, Any]]]] = [(sink, deque()) for sink in files]
+        self._queues: list[tuple[Sink, deque[Entry]]] = [(sink, deque()) for sink in files]
         self._condition = threading.Condition()
         self._stopping = False
         self._failing = False
@@ -137,13 +153,16 @@ class Records:
 
     def append(self, record: dict[str, Any]) -> None:
         """Queue one record; returns at once. The record must not change afterwards."""
+        entry = Entry(record)
         with self._condition:
+            idle = not self.waiting
             for _, queue in self._queues:
                 if len(queue) >= CAP:
                     queue.popleft()
                     self.dropped += 1
-                queue.append(record)
-            self._condition.notify()
+                queue.append(entry)
+            if idle:  # else the writer is at work, or gathers; to wake it for each would cost both threads
+                self._condition.notify()
 
     def stop(self, deadline: float = 5.0) -> int:
         """Write what is queued, for at most ``deadline`` seconds; return how many records were left unwritten."""
@@ -162,7 +181,7 @@ class Records:
     def query(self, since: float | None = None, limit: int = 1000) -> list[dict[str, Any]]:
         """Return the newest records that ended at or after ``since`` (Unix time), oldest first. Blocks on the disk."""
         with self._condition:
-            queued = list(self._queues[0][1]) if self._queues else []
+            queued = [entry.record for entry in self._queues[0][1]] if self._queues else []
         found = {record["id"]: record for record in read_records(self._database, since, limit)}
         for record in queued:
             if since is None or _unix_or_zero(record.get("ended_at")) >= since:
@@ -172,9 +191,9 @@ class Records:
     def find(self, call: str) -> dict[str, Any] | None:
         """Return one record by its id. Blocks on the disk."""
         with self._condition:
-            for record in self._queues[0][1] if self._queues else ():
-                if record["id"] == call:
-                    return record
+            for entry in self._queues[0][1] if self._queues else ():
+                if entry.record["id"] == call:
+                    return entry.record
         return find_record(self._database, call)
 
     def _run(self) -> None:
@@ -195,7 +214,7 @@ class Records:
         for sink, _ in self._queues:
             sink.close()
 
-    def _write(self, sink: Sink, queue: deque[dict[str, Any]]) -> str:
+    def _write(self, sink: Sink, queue: deque[Entry]) -> str:
         with self._condition:
             batch = list(itertools.islice(queue, BATCH))
         if not batch:
@@ -204,10 +223,10 @@ class Records:
             sink.write(batch)
         except (OSError, sqlite3.Error) as error:
             return f"{type(error).__name__}: {error}"
-        written = {record["id"] for record in batch}
+        written = {entry.record["id"] for entry in batch}
         with self._condition:
             # By id, not by count: the cap may have pushed some of these out meanwhile.
-            while queue and queue[0]["id"] in written:
+            while queue and queue[0].record["id"] in written:
                 queue.popleft()
         return ""
 
@@ -253,7 +272,8 @@ def _open(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _row(record: dict[str, Any]) -> tuple[object, ...]:
+def _row(entry: Entry) -> tuple[object, ...]:
+    record = entry.record
     return (
         record["id"],
         _unix_or_zero(record.get("started_at")),
@@ -263,13 +283,8 @@ def _row(record: dict[str, Any]) -> tuple[object, ...]:
         record.get("platform"),
         record.get("result"),
         record.get("reason"),
-        _line(record),
+        entry.line,
     )
-
-
-def _line(record: dict[str, Any]) -> str:
-    # default=str: a value that JSON doesn't know is a bug elsewhere, and no reason to lose the record.
-    return json.dumps(record, separators=(",", ":"), default=str)
 
 
 def _unix_or_zero(stamp: str | None) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from bridge.store import records as store
-from bridge.store.records import JsonlSink, Records, SqliteSink, find_record, read_records, unix_time
+from bridge.store.records import Entry, JsonlSink, Records, SqliteSink, find_record, read_records, unix_time
 
 
 def record(number: int) -> dict[str, Any]:
@@ -50,11 +50,11 @@ class FailingSink:
         self.tries = 0
         self.ids: list[str] = []
 
-    def write(self, records: list[dict[str, Any]]) -> None:
+    def write(self, entries: list[Entry]) -> None:
         self.tries += 1
         if self.error is not None:
             raise self.error
-        self.ids += [record["id"] for record in records]
+        self.ids += [entry.record["id"] for entry in entries]
 
     def close(self) -> None:
         pass
@@ -80,8 +80,8 @@ def test_records_are_written_to_both_files_in_order(tmp_path: Path) -> None:
 
 def test_a_record_appended_twice_stands_once_in_the_database(tmp_path: Path) -> None:
     sink = SqliteSink(tmp_path / "records.db")
-    sink.write([record(1)])
-    sink.write([record(1), record(2)])
+    sink.write([Entry(record(1))])
+    sink.write([Entry(record(1)), Entry(record(2))])
     sink.close()
     assert [found["id"] for found in read_records(tmp_path / "records.db")] == ["call-1", "call-2"]
 
@@ -127,10 +127,10 @@ def test_f16_a_disk_that_hangs_does_not_hold_up_the_caller(tmp_path: Path) -> No
     released = threading.Event()
 
     class HangingSink(FailingSink):
-        def write(self, records: list[dict[str, Any]]) -> None:
+        def write(self, entries: list[Entry]) -> None:
             self.tries += 1
             assert released.wait(30)
-            super().write(records)
+            super().write(entries)
 
     sink = HangingSink(OSError())
     sink.error = None
@@ -166,7 +166,7 @@ def test_the_memory_for_unwritten_records_has_a_cap_and_the_oldest_go_first(
 def test_a_line_that_was_written_half_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "records.jsonl"
     sink = JsonlSink(path)
-    sink.write([record(1)])
+    sink.write([Entry(record(1))])
     real_write = os.write
 
     def short_write(descriptor: int, data: bytes) -> int:
@@ -176,9 +176,9 @@ def test_a_line_that_was_written_half_is_taken_back(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(os, "write", short_write)
     with pytest.raises(OSError, match="No space"):
-        sink.write([record(2)])
+        sink.write([Entry(record(2))])
     monkeypatch.undo()
-    sink.write([record(2)])
+    sink.write([Entry(record(2))])
     assert lines(path) == ["call-1", "call-2"]
 
 

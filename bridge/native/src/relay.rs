@@ -6,12 +6,12 @@ use crate::random::Random;
 use crate::session::{Identity, LegMedia, LegReport, Refusal, Session, Side};
 use crate::sys::{self, Socket, Wake};
 use crate::tap::Tap;
-use crate::worker::{Command, LegSockets, LegTotals, Opening, SNAPSHOT_WAIT, Worker};
+use crate::worker::{Command, Inbox, LegSockets, LegTotals, Opening, SNAPSHOT_WAIT, Worker};
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -134,6 +134,7 @@ impl Shared {
 struct WorkerHandle {
     commands: Sender<Command>,
     wake: Arc<Wake>,
+    asleep: Arc<AtomicBool>,
     load: Arc<AtomicUsize>,
     thread: Option<JoinHandle<()>>,
 }
@@ -142,15 +143,24 @@ impl WorkerHandle {
     fn start(number: usize, shared: Arc<Shared>, quarantine: u64) -> io::Result<Self> {
         let (commands, inbox) = channel();
         let wake = Arc::new(Wake::new()?);
+        let asleep = Arc::new(AtomicBool::new(false));
         let load = Arc::new(AtomicUsize::new(0));
-        let worker = Worker::new(shared, load.clone(), inbox, wake.clone(), quarantine)?;
+        let inbox = Inbox { commands: inbox, wake: wake.clone(), asleep: asleep.clone() };
+        let worker = Worker::new(shared, load.clone(), inbox, quarantine)?;
         let thread = thread::Builder::new().name(format!("relay-{number}")).spawn(move || worker.run())?;
-        Ok(WorkerHandle { commands, wake, load, thread: Some(thread) })
+        Ok(WorkerHandle { commands, wake, asleep, load, thread: Some(thread) })
     }
 
-    fn tell(&self, command: Command) {
+    /// Leave a command for when the worker next looks.
+    fn leave(&self, command: Command) {
         // It fails only when the worker has ended, and with it all its sessions.
-        if self.commands.send(command).is_ok() {
+        let _ = self.commands.send(command);
+    }
+
+    /// Give a command; to wake a thread is the dear part of it, so one that is awake, or about to be, is not woken.
+    fn tell(&self, command: Command) {
+        self.leave(command);
+        if self.asleep.swap(false, Ordering::SeqCst) {
             self.wake.wake();
         }
     }
@@ -217,7 +227,8 @@ impl Relay {
             return Err("the media relay has no worker".into());
         };
         worker.load.fetch_add(1, Ordering::Relaxed);
-        worker.tell(Command::Open(Box::new(Opening { id, session, legs: [carrier, platform], label })));
+        // Nobody knows the ports yet: there is nothing to do for the session until its first update.
+        worker.leave(Command::Open(Box::new(Opening { id, session, legs: [carrier, platform], label })));
         self.sessions.insert(id, number);
         Ok(ports)
     }

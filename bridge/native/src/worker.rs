@@ -13,7 +13,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::Duration;
 
@@ -38,6 +38,14 @@ pub enum Command {
     Tap { session: u64, tap: Option<Tap> },
     Snapshot { session: u64, reply: SyncSender<Option<Box<SessionReport>>> },
     Stop,
+}
+
+/// Where a worker's commands come in. Who gives one wakes the worker if it is asleep, and only then.
+#[derive(Debug)]
+pub struct Inbox {
+    pub commands: Receiver<Command>,
+    pub wake: Arc<Wake>,
+    pub asleep: Arc<AtomicBool>,
 }
 
 /// A session with its sockets bound.
@@ -214,8 +222,7 @@ impl Rhythm {
 pub struct Worker {
     shared: Arc<Shared>,
     load: Arc<AtomicUsize>,
-    commands: Receiver<Command>,
-    wake: Arc<Wake>,
+    inbox: Inbox,
     poll: Poll,
     slots: Vec<(u32, Option<Box<Slot>>)>,
     free: Vec<u32>,
@@ -234,17 +241,15 @@ impl Worker {
     pub fn new(
         shared: Arc<Shared>,
         load: Arc<AtomicUsize>,
-        commands: Receiver<Command>,
-        wake: Arc<Wake>,
+        inbox: Inbox,
         quarantine: u64,
     ) -> std::io::Result<Self> {
         let poll = Poll::new()?;
-        poll.add_wake(&wake, WAKE)?;
+        poll.add_wake(&inbox.wake, WAKE)?;
         Ok(Worker {
             shared,
             load,
-            commands,
-            wake,
+            inbox,
             poll,
             slots: Vec::new(),
             free: Vec::new(),
@@ -264,14 +269,17 @@ impl Worker {
     /// Serve until told to stop.
     pub fn run(mut self) {
         while !self.stopping {
-            let timeout = self.timeout(self.rhythm.pace(sys::now()));
-            let ready = self.poll.wait(timeout);
+            let now = self.rhythm.pace(sys::now());
+            self.inbox.asleep.store(true, Ordering::SeqCst);
+            self.obey(); // what was said before that woke nobody
+            let ready = self.poll.wait(self.timeout(now));
+            self.inbox.asleep.store(false, Ordering::SeqCst);
             self.rhythm.wake(sys::now());
-            // Commands come first: a packet that was sent after them must find them obeyed.
             if (0..ready).any(|index| self.poll.token(index) == WAKE) {
-                self.wake.drain();
-                self.obey();
+                self.inbox.wake.drain();
             }
+            // Commands come first: a packet that was sent after them must find them obeyed.
+            self.obey();
             for index in 0..ready {
                 let token = self.poll.token(index);
                 if token != WAKE {
@@ -324,7 +332,7 @@ impl Worker {
     }
 
     fn obey(&mut self) {
-        while let Ok(command) = self.commands.try_recv() {
+        while let Ok(command) = self.inbox.commands.try_recv() {
             match command {
                 Command::Open(opening) => self.open(*opening),
                 Command::Update { session, side, media } => {
@@ -621,7 +629,8 @@ mod tests {
         let ports = Ports::new(30_000, 30_007, 0, Random::new(1));
         let shared = Arc::new(Shared::new(ports, Wake::new().expect("eventfd")));
         let wake = Arc::new(Wake::new().expect("eventfd"));
-        Worker::new(shared, Arc::new(AtomicUsize::new(2)), channel().1, wake, 0).expect("epoll")
+        let inbox = Inbox { commands: channel().1, wake, asleep: Arc::default() };
+        Worker::new(shared, Arc::new(AtomicUsize::new(2)), inbox, 0).expect("epoll")
     }
 
     fn opening(worker: &Worker, id: u64) -> Opening {
