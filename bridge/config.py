@@ -560,8 +560,12 @@ class _Loader:
                 table.wrong(key, "has characters that a URI cannot hold", "use letters, digits and - _ . + %")
         table.finish(SCHEMA)
         hosts = self._hosts(table, profile, values)
+        self._check_registration(table, profile, accounts)
         headers = _headers(profile.headers, values)
         sources = (*own_sources, *profile.signalling_sources, *_literal_sources(hosts))
+        if profile.registers and not sources and not accounts["inbound_username"]:
+            problem = "lets nobody register: no address of the account is known, and no password"
+            table.wrong("registers", problem, "write inbound_username and inbound_password, or sources")
         return Peer(
             name=name,
             kind=kind,
@@ -631,6 +635,13 @@ class _Loader:
             else:
                 table.wrong((key, index), f"{shown(text)} is no prefix of a number", 'write it as "+1900"')
         return tuple(prefixes)
+
+    def _check_registration(self, table: _Table, profile: Profile, accounts: Mapping[str, Any]) -> None:
+        """See to it that we have a name to register by, and a place to do it."""
+        if profile.register and not accounts["username"]:
+            table.wrong("register", "needs the name that the carrier knows us by", "write username and password")
+        if profile.register and not (profile.hosts or table.values.get("hosts") or table.values.get("registrar")):
+            table.wrong("register", "needs a place to register at", 'write registrar = "sip.example.com"')
 
     def _registrar(self, table: _Table, profile: Profile, values: Mapping[str, str]) -> Host | None:
         text = table.text("registrar")
@@ -731,7 +742,7 @@ class _Loader:
         return networks
 
     def _hosts(self, table: _Table, profile: Profile, values: Mapping[str, str]) -> tuple[Host, ...]:
-        if not profile.hosts and not table.values.get("hosts"):
+        if not profile.hosts and not table.values.get("hosts") and not profile.registers:
             table.wrong("hosts", f"is missing: {profile.name} knows none", 'write hosts = ["sip.example.com"]')
         hosts = []
         for index, text in enumerate(profile.hosts):
@@ -781,7 +792,7 @@ class _Loader:
                 table.wrong("name", f"{shown(route.name)} is there twice", "give each route its own name")
             routes.append(route)
             source = carriers.get(route.source) or platforms.get(route.source)
-            if source and not source.sources:
+            if source and not source.sources and not source.profile.registers:
                 problem = f"no address of {route.source} is known, so its calls are dropped"
                 self.warn((*table.path, "from"), problem, f"write sources in [{source.kind}s.{route.source}]")
         return tuple(routes)
