@@ -7,7 +7,7 @@ from typing import Any
 
 from bridge.b2bua.identity import passing
 from bridge.b2bua.media import codec_policy
-from bridge.b2bua.routing import Dialled, Target, invitation
+from bridge.b2bua.routing import UNREGISTERED, Dialled, Target, invitation
 from bridge.config import Peer
 from bridge.sdp.anchor import Anchor
 from bridge.sdp.offer_answer import make_offer
@@ -32,7 +32,9 @@ def plan(
             problem = f"{target.peer.name} may not dial {asked.number}: see allow and deny of the account"
         one: dict[str, Any] = {
             "peer": target.peer.name,
-            "destination": f"{target.host.host}:{target.port};transport={target.transport}",
+            "destination": "where it has registered from"
+            if target.host == UNREGISTERED
+            else f"{target.host.host}:{target.port};transport={target.transport}",
             "problem": problem,
         }
         if flow is not None and problem is None:
