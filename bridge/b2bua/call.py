@@ -224,13 +224,18 @@ class Call:
             self.callee.hang_up(cause, (), now)
             self._attempt_failed(cause, now)
             return
+        self._connect(answer, event.headers, now)
+
+    def _connect(self, answer: Description, headers: tuple[Header, ...], now: float) -> None:
+        """Give the caller the answer: the call is up."""
+        assert self.callee is not None
         if self._hunt is not None:
             self._hunt.answered(now)
         self._note_ringing(now)
         self.record.answered_at = now
         self.record.status = 200
         self._exchange.cancel_timer(self, Timer.RINGING)
-        self.caller.answer(answer, event.headers, now)
+        self.caller.answer(answer, headers, now)
         self._enter(CallState.UP, now)
         self._update_media(now, fill=True)
         self._align(self.caller, self.callee, now)  # an early answer may have promised more than the last fork takes
@@ -427,6 +432,42 @@ class Call:
         if terms is not None and theirs is not None and speaks_more(terms, theirs):
             offer = make_offer(answer_in_force(other), codec_policy(leg.peer), self._anchor(leg.name))
             leg.reoffer(self._unchanged_or(leg, offer), now)
+
+    def replace(self, old: Leg, new: Leg, now: float) -> None:
+        """Let an INVITE of its peer's take a leg's place (RFC 3891 §3). Raises PeerError where that can't be."""
+        other = self.partner(old)
+        origin = Origin(self.session)
+        if self._transfer is not None:
+            raise PeerError(491, "Request Pending")
+        if other is not None:
+            new.answer(self._answer_to(new, other.peer, answer_in_force(other), old.name, origin), (), now)
+            number = self.number_of(old)
+            facts = TransferFacts("attended", number, now, old.peer.kind, TransferResult.SUCCEEDED, 200)
+            self.record.transfer = facts
+            facts.leg = self.adopt(old, new, number, origin, now)
+            old.hang_up(Cause(200, "OK"), (), now)
+            trace_transfer(self, self._exchange, facts, now)
+        elif self.state is CallState.DIALLING and old is self.callee and new.remote_description is not None:
+            caller, theirs = self.caller, new.remote_description
+            answer = self._answer_to(caller, new.peer, theirs, caller.name, self._origins[caller.name])
+            ours = self._answer_to(new, caller.peer, answer, old.name, origin)
+            old.hang_up(Cause(487, "Request Terminated"), (), now)
+            self.callee, self._origins[old.name] = new, origin
+            self._note_leg(new)
+            new.answer(ours, (), now)
+            self._connect(answer, (), now)
+        else:
+            raise PeerError(481, "Call/Transaction Does Not Exist")
+
+    def _answer_to(self, leg: Leg, far: Peer, chosen: Description | None, name: LegName, origin: Origin) -> Description:
+        """Answer a leg's INVITE, or offer where it had no offer, with what ``chosen`` has of it. Raises PeerError."""
+        assert self._ports is not None
+        policy = codec_policy(far).within(codec_policy(leg.peer))
+        anchor = Anchor(self._exchange.media_address, self._ports.port(name), origin.session, origin.version + 1)
+        origin.version += 1
+        if leg.remote_description is None or chosen is None:
+            return make_offer(chosen, policy, anchor)
+        return make_answer(leg.remote_description, chosen, policy, anchor, "sendrecv")
 
     def release(self, leg: Leg, now: float) -> None:
         """End the call without a leg that has gone over to another call."""

@@ -44,6 +44,7 @@ from bridge.b2bua.plan import plan
 from bridge.b2bua.reach import within_reach
 from bridge.b2bua.record import CallRecord, Reason, reason_of, rfc3339
 from bridge.b2bua.routing import Dialled, Routes, Sources, dialled
+from bridge.b2bua.takeover import leg_to_replace
 from bridge.b2bua.trunks import Trunks
 from bridge.config import Config, Peer
 from bridge.errors import PeerError
@@ -441,6 +442,8 @@ class Core:
             if leg is None or not self._belongs(leg, event.flow):  # T24
                 raise PeerError(481, "Call/Transaction Does Not Exist")
             _check_extensions(request, extensions(leg.peer))
+            if request.method != "INVITE" and "Replaces" in request.headers:  # RFC 3891 §3
+                raise PeerError(400, "Replaces Outside an INVITE")
             leg.request(event, now)
             return
         if request.method == "INVITE" and request.call_id in self._ours:  # R24: it left through one of our own legs
@@ -470,6 +473,10 @@ class Core:
     def _invite(self, event: RequestReceived, owners: tuple[Peer, ...], now: float) -> None:
         """Begin a call. What is wrong with the INVITE is answered, and recorded like any other end of a call."""
         request, flow = event.request, event.flow
+        replaced = leg_to_replace(request, owners, self._find, self._has_ended)
+        if replaced is not None:
+            self._take_over(event, replaced, now)
+            return
         problem: tuple[PeerError, Reason] | None = None
         try:
             asked = self._trunks.addressed(dialled(request), request, owners)
@@ -516,6 +523,25 @@ class Core:
             call.refuse(leg, Cause(fault.status, fault.reason), reason, now, headers)
         else:
             call.begin(leg, replace(asked, passed=passing(request.headers, caller_peer)), targets, now)
+
+    def _take_over(self, event: RequestReceived, old: Leg, now: float) -> None:
+        """Let an INVITE take the place of a leg of the same account's (RFC 3891)."""
+        call = self._calls[old.record_id]
+        contact = self._exchange.contact(event.flow)
+        board = self._exchange.switchboard
+        leg = Leg(old.name, old.peer, event.flow, contact, call.record.id, board, call.receive)
+        try:
+            leg.invited(event, now)
+            _check_extensions(event.request, extensions(old.peer))
+            call.replace(old, leg, now)
+        except PeerError as error:
+            headers = tuple(Header(name, value) for name, value in error.headers)
+            leg.reject(Cause(error.status, error.reason), now, headers)
+
+    def _has_ended(self, call_id: str) -> bool:
+        """Tell whether a Call-ID was that of a leg of ours that is over; remembered for a while."""
+        call = self._calls.get(self._call_of.get(call_id, ""))
+        return call_id in self._call_of and (call is None or all(leg.call_id != call_id for leg in call.legs()))
 
     def _obstacle(self, record: CallRecord, caller: Peer, now: float) -> tuple[PeerError, Reason] | None:
         """Say why a well-formed call is not taken now; if it is, it has a place in the limits from here on."""

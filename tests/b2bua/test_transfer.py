@@ -472,7 +472,7 @@ def test_a_second_target_is_tried_when_the_first_is_unwell() -> None:
 
 
 def test_an_operator_transfers_a_call_whose_platform_can_not() -> None:
-    """D36: Retell's call_id mode, OpenAI's REFER that never comes. Nobody is notified; the platform gets BYE at once."""
+    """D36: for Retell's call_id mode, OpenAI's REFER that never comes. Nobody is notified, the platform gets BYE."""
     transfer = Transfer()
     call = transfer.world.core.calls()[0]["id"]
     transfer.world.network.command(actions.Transfer(call, "+1 (415) 555-0777"))
