@@ -174,7 +174,7 @@ class Event:
     @staticmethod
     def parse(text: str) -> Event:
         package, params = _token_and_params(text, "Event")
-        return Event(package.lower(), param_value(params, "id"))
+        return Event(package.lower(), param_value(params, "id") or None)
 
     def __str__(self) -> str:
         return self.package if self.id is None else f"{self.package};id={self.id}"
@@ -193,7 +193,7 @@ class SubscriptionState:
         state, params = _token_and_params(text, "Subscription-State")
         expires, reason = param_value(params, "expires"), param_value(params, "reason")
         return SubscriptionState(
-            state.lower(), None if expires is None else parse_delta(expires), None if reason is None else reason.lower()
+            state.lower(), None if expires is None else parse_delta(expires), reason.lower() if reason else None
         )
 
     def __str__(self) -> str:
