@@ -22,7 +22,7 @@ from bridge.sip.uri import Uri
 
 _DEFAULT_PORTS = {"udp": 5060, "tcp": 5060, "tls": 5061}
 _KNOWN_ADDRESSES = 4096
-UNREGISTERED = Host("", 0, "")
+UNREGISTERED = Host("unregistered.invalid", 0, "")  # RFC 2606: nobody has this name
 
 
 class Sources:
