@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.b2bua.core import Core, Listener
-from bridge.config import Admin, Config, Host, Listen, Media, Node, Peer, Route, Sip
+from bridge.config import Admin, Config, Host, Listen, Media, Node, NodeLimits, Peer, Route, Sip
 from bridge.errors import PeerError
 from bridge.profile import Profile, load_profile
 from bridge.sip.events import Address
@@ -269,6 +269,7 @@ class World:
         platform_peer: Mapping[str, Any] | None = None,
         second_platform_peer: Mapping[str, Any] | None = None,
         carrier_peer: Mapping[str, Any] | None = None,
+        limits: NodeLimits | None = None,
         **network: Any,
     ) -> None:
         self.relay = relay or FakeRelay()
@@ -285,6 +286,7 @@ class World:
             },
             routes=routes
             or (Route("in", "main", NUMBER, ("support", "sales")), Route("out", "support", "*", ("main",))),
+            limits=limits or NodeLimits(),
         )
         self.core = Core(self.config, SeededTokens(1), (Listener("udp", BRIDGE, BRIDGE),), "127.0.0.1", 1.7e9)
         self.network = VirtualNetwork(self.core, self.relay, **network)
