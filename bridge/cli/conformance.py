@@ -103,8 +103,8 @@ def _say(console: Console, verdict: Verdict) -> None:
 
     mark = _MARKS[verdict.result.value]
     console.print(f"{mark}  [bold]{verdict.case.id}[/]  {escape(verdict.case.title)}  [dim]{verdict.seconds:.1f} s[/]")
-    if verdict.reason:
-        console.print(f"        [dim]{escape(verdict.reason)}[/]", highlight=False)
+    for line in verdict.reason.splitlines():
+        console.print(f"        [dim]{escape(line)}[/]", highlight=False)
 
 
 def _report(verdicts: list[Verdict], as_json: bool) -> int:

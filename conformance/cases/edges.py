@@ -38,7 +38,7 @@ def _config(ground: Ground, name: str, tls: Path | None = None) -> str:
     stage = ground.stage
     text = config(stage.network, str(stage.directory), name, "20000-21999") + _OUTBOUND
     if tls is not None:
-        text = text.replace(':5060"]', f':5060", "tls:{stage.host(2)}:5061"]', 1)
+        text = text.replace(':5060"]\nadvertise', f':5060", "tls:{stage.host(2)}:5061"]\nadvertise', 1)
         text = text.replace("[media]", _TLS.format(directory=tls) + "\n[media]", 1)
         carrier = f'hosts = ["{stage.host(11)}:5060;transport=udp"]'
         secure = f'hosts = ["{stage.host(11)}:5061;transport=tls"]\ntransports = ["tls"]'
