@@ -234,6 +234,11 @@ class _Datagram(DatagramProtocol):
     def connectionRefused(self) -> None:
         self._reader.asking.refused(self._reader.server, "the name server is not there")
 
+    def stopProtocol(self) -> None:
+        # The reactor closes the port when the socket has an ICMP error and nothing to read; when we close it, nobody
+        # listens any more.
+        self.connectionRefused()
+
 
 class _Tcp(Protocol):
     def __init__(self, asking: _Asking, server: Address) -> None:

@@ -146,11 +146,13 @@ def _targets(
     for (transport, _), question in zip(services, questions, strict=True):
         records = [record for record in known[question] if isinstance(record, Srv)]
         found = found or bool(records)
-        for record in in_order(records[: 4 * MOST_TARGETS], chance):
+        # Cut before chance has its say: the next step must not want to know of other targets
+        records = sorted(records, key=lambda record: record.priority)[: MOST_TARGETS - len(targets)]
+        for record in in_order(records, chance):
             target = record.target.rstrip(".").lower()
             if target:  # RFC 2782: "." says that the service is not there
                 targets.append((transport, target, record.port))
-    return targets[:MOST_TARGETS] if found else None
+    return targets if found else None
 
 
 def _hosts(targets: list[tuple[str, str, int]], sought: Sought, known: Known) -> Missing | Located:

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import ssl
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def test_a_client_must_show_a_certificate_where_that_is_asked(ours: Tls, ca: Aut
                 context.load_cert_chain(*chain)
             sock = shake(wire, context)  # TLS 1.3: the client learns it with the first read
             with pytest.raises(ssl.SSLError):
-                wire.let(lambda sock=sock: sock.recv(100))
+                wire.let(partial(sock.recv, 100))
             wire.clock.advance(10)
     assert len(wire.told.received) == 1
     assert "peer did not return a certificate" in warnings[0]
@@ -165,7 +166,7 @@ def dial(
     known = (peer(hosts=(Host(name, 0, "tls"),), tls_names=rule),)
     context = server_context(*chain, client_ca)
     asked: list[Any] = []
-    context.sni_callback = lambda sock, sni, context: asked.append(sni)  # type: ignore[assignment]
+    context.sni_callback = lambda sock, sni, context: asked.append(sni)
     tls = ours or Tls(None, None, ca.path)
     with ends(tls, known) as wire, answering() as server, logged_warnings() as warnings:
         flow = wire.flow(server.getsockname(), name=name)
