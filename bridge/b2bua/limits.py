@@ -231,6 +231,17 @@ class Limits:
             held.peers.remove(peer.name)
             self._give_back(held, peer.name, now)
 
+    def moved(self, call: str, other: str, peer: Peer, now: float) -> None:
+        """Let another call hold the place at a peer: that peer's leg has gone over to it."""
+        held, taker = self._held.get(call), self._held.get(other)
+        if held is None or taker is None or peer.name not in held.peers:
+            return
+        since = held.answered.get(peer.name)
+        self.left(call, peer, now)
+        self._hold(taker, self._rooms[peer.name])
+        if since is not None:
+            self.answered(other, peer, now)
+
     def ended(self, call: str, now: float) -> None:
         """Give back all that a call holds, its place in a queue too."""
         self.leave_queue(call)

@@ -311,6 +311,7 @@ class Transfer:
         facts = TransferFacts("attended", self._call.number_of(self.transferee), now, self.facts.by)
         facts.result, facts.status, facts.call = TransferResult.SUCCEEDED, 200, self._call.record.id
         other.record.transfer = facts
+        self._exchange.limits.moved(other.record.id, self._call.record.id, self.target.peer, now)
         other.release(self.target, now)
         self.target.record_id = self._call.record.id
         self._exchange.switchboard.register(self.target)
@@ -355,6 +356,7 @@ class Transfer:
         assert self._origin is not None
         self.tone = None
         self.facts.leg = self._call.adopt(self.transferor, target, self._number, self._origin, now)
+        self._exchange.limits.left(self._call.record.id, self.transferor.peer, now)
         self._succeeded(now)
         self.hunt = None
         self.target = None

@@ -81,6 +81,8 @@ def test_an_attended_transfer_joins_the_caller_and_the_target() -> None:
     assert talk.notified() == ["SIP/2.0 100 Trying", "SIP/2.0 200 OK"]
     assert talk.world.relay.media[first][LegName.PLATFORM].remote_rtp == (CARRIER[0], 41000)
     assert second not in talk.world.relay.open_sessions
+    carried = {trunk["name"]: trunk["active_calls"] for trunk in talk.world.core.trunks()}
+    assert carried == {"main": 2, "support": 0, "sales": 0}  # the caller and the target, both the carrier's
     talk.world.run(2.5)
     assert {bye.call_id for bye in talk.platform.requests("BYE")} == {talk.asked.call_id, talk.first.offered.call_id}
     talk.bye_all()

@@ -106,6 +106,8 @@ def test_a_terminated_transfer_dials_the_target_and_lets_the_platform_go() -> No
     assert transfer.platform.statuses("BYE") == [200]
     assert transfer.facts["result"] == "succeeded"
     assert transfer.facts["leg"]["codec"] == "PCMU"
+    carried = {trunk["name"]: trunk["active_calls"] for trunk in world.core.trunks()}
+    assert carried == {"main": 2, "support": 0, "sales": 0}
     transfer.caller_hangs_up()
     transfer.answer_byes()
     record = world.record
@@ -194,6 +196,17 @@ def test_a_forbidden_target_is_not_passed_to_the_carrier_either() -> None:
     transfer = Transfer(carrier={"transfer": "refer"}, carrier_peer={"deny": ("+881",)})
     assert transfer.refer("<tel:+88161234567>") == [403]
     assert transfer.carrier.inbox == []
+
+
+def test_a_full_carrier_takes_no_transfer() -> None:
+    """T09, D38: the caps of a trunk hold for transfers as for calls."""
+    transfer = Transfer(carrier_peer={"max_calls": 1})
+    assert transfer.refer(f"<tel:{TARGET}>") == [202]
+    assert transfer.notified()[-1] == "SIP/2.0 503 Service Unavailable terminated"
+    assert transfer.carrier.inbox == []
+    assert transfer.world.core.calls()[0]["state"] == "up"
+    transfer.caller_hangs_up()
+    transfer.world.assert_idle()
 
 
 def test_a_host_that_no_account_owns_is_refused() -> None:
