@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from bridge.config import Peer
-from bridge.sip.digest import DigestClient
+from bridge.sip.digest import DigestClient, put_credentials
 from bridge.sip.headers import CSeq
 from bridge.sip.message import Header, Request, Response
 from bridge.sip.tokens import Tokens
+
+_CREDENTIALS = ("Authorization", "Proxy-Authorization")
 
 
 class Credentials:
@@ -26,10 +28,9 @@ class Credentials:
         if answer is None:
             return None
         again = renumbered(request, request.cseq.number + 1)
-        again.headers.remove(answer.name)
-        again.headers.append(answer)
+        put_credentials(again.headers, answer)
         if request.method == "INVITE":
-            self.for_ack = (answer,)
+            self.for_ack = tuple(header for header in again.headers if header.name in _CREDENTIALS)
         return again
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from bridge.errors import PeerError
 from bridge.sip.headers import TOKEN, quote, unquote
-from bridge.sip.message import Header, Request, Response
+from bridge.sip.message import Header, Headers, Request, Response
 from bridge.sip.tokens import Tokens
 
 _PARAM = re.compile(rf'[ \t]*({TOKEN})[ \t]*=[ \t]*("[^"\\]*(?:\\.[^"\\]*)*"|[^ \t,"]+)[ \t]*(?:,[ \t]*)*', re.DOTALL)
@@ -114,7 +114,7 @@ class DigestClient:
         self._nonces: dict[str, _Nonce] = {}
 
     def authorize(self, request: Request, response: Response) -> Header | None:
-        """Return the header that answers a 401 or 407 to this request, to be added to its repetition.
+        """Return the header that answers a 401 or 407 to this request, for its repetition (see `put_credentials`).
 
         None if no challenge can be answered, or if it was answered already and the peer does not call the nonce stale
         (R26: a wrong password is offered once, a stale nonce replaced once). The topmost algorithm that we know wins
@@ -181,6 +181,19 @@ class DigestClient:
         if challenge.opaque is not None:
             parts.append(f'opaque="{challenge.opaque}"')
         return "Digest " + ", ".join(parts)
+
+
+def put_credentials(headers: Headers, credentials: Header) -> None:
+    """Add credentials to a request's headers in place of those for the same realm: others stay (RFC 3261 §22.3, R26).
+
+    Without those of one realm its server would challenge again, and with it the two would take turns for ever.
+    """
+    realm = (_params(credentials.value) or {}).get("realm")
+    others = [value for value in headers.get_all(credentials.name) if (_params(value) or {}).get("realm") != realm]
+    headers.remove(credentials.name)
+    for value in others:
+        headers.add(credentials.name, value)
+    headers.append(credentials)
 
 
 class Verdict(enum.Enum):

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from bridge.sip.digest import Challenge, DigestClient, digest_response
-from bridge.sip.message import Headers, Response
+from bridge.sip.digest import Challenge, DigestClient, digest_response, put_credentials
+from bridge.sip.message import Header, Headers, Request, Response
 from tests.sip.bench import CountingTokens, answer, outgoing
 
 RFC_2617 = (
@@ -222,6 +222,32 @@ def test_r26_a_second_realm_is_answered_beside_the_first():
     second = digest.authorize(again, response)
     assert second is not None
     assert fields(second.value)["realm"] == '"two"'
+
+
+def test_r26_two_realms_that_challenge_in_turn_are_both_satisfied():
+    """Each of two proxies lets pass what bears an answer for its realm, and asks for one where it is missing."""
+    digest, asked = client(), []
+    request = outgoing()
+    for number in range(2, 9):
+        carried = [fields(value)["realm"].strip('"') for value in request.headers.get_all("Proxy-Authorization")]
+        missing = next((realm for realm in ("one", "two") if realm not in carried), None)
+        if missing is None:
+            break
+        asked.append(missing)
+        header = digest.authorize(request, challenge(f'nonce="{missing}", qop="auth"', status=407, realm=missing))
+        assert header is not None
+        request = Request(request.method, request.uri, request.headers.copy())
+        request.headers.set("CSeq", f"{number} INVITE")
+        put_credentials(request.headers, header)
+    assert asked == ["one", "two"]
+    assert sorted(carried) == ["one", "two"]
+
+
+def test_credentials_for_a_realm_take_the_place_of_older_ones():
+    headers = Headers()
+    for realm, nonce in (("one", "a"), ("two", "b"), ("one", "c")):
+        put_credentials(headers, Header("Authorization", f'Digest realm="{realm}", nonce="{nonce}"'))
+    assert [fields(value)["nonce"] for value in headers.get_all("Authorization")] == ['"b"', '"c"']
 
 
 def test_names_with_quotes_stay_within_their_quotes():
