@@ -43,7 +43,7 @@ number = "+1415*"
 to = ["support"]
 """
 READY = re.compile(
-    r"ready node=(?P<node>\S+) sip=udp:(?P<host>[0-9.]+):(?P<port>\d+)"
+    r"ready node=(?P<node>\S+) sip=udp:(?P<host>[0-9.]+):(?P<port>\d+)(?P<others>(?:,(?:udp|tcp|tls):\S+:\d+)*)"
     r" media=(?P<media>[0-9.]+:\d+-\d+) admin=(?P<admin>http://[0-9.]+:\d+)\n"
 )
 
