@@ -36,6 +36,7 @@ from bridge.b2bua.leg import Leg
 from bridge.b2bua.media import Origin, agreed, answer_in_force, codec_policy, leg_media, speaks_more
 from bridge.b2bua.record import CallRecord, LegFacts, Reason, TransferFacts, TransferResult
 from bridge.b2bua.routing import Dialled, Invitation, Target
+from bridge.b2bua.sequel import Sequel
 from bridge.b2bua.transfer import Transfer, trace_transfer
 from bridge.config import Peer
 from bridge.errors import PeerError
@@ -88,6 +89,7 @@ class Call:
         self._facts = record.legs.copy()  # of the legs that the call has now, where a transfer has put one in
         self._numbers: dict[LegName, str] = {}  # likewise
         self._transfer: Transfer | None = None
+        self.sequel: Sequel | None = None  # where this call is a platform's transfer of another
 
     # -- inputs ----------------------------------------------------------------------------------------------------
 
@@ -235,6 +237,8 @@ class Call:
         self.record.answered_at = now
         self.record.status = 200
         self._exchange.cancel_timer(self, Timer.RINGING)
+        if self.sequel is not None:
+            self.sequel.conclude(200, now)
         self.caller.answer(answer, headers, now)
         self._enter(CallState.UP, now)
         self._update_media(now, fill=True)
@@ -373,7 +377,7 @@ class Call:
                 self.record.transfer = before
             else:
                 facts.mode, facts.result, facts.status = "refer", TransferResult.REFUSED, error.status
-                trace_transfer(self, self._exchange, facts, now)
+                trace_transfer(self.record, facts, self._exchange.act, now)
             raise
         self._drop_transfer()
 
@@ -386,6 +390,10 @@ class Call:
         if self.state is not CallState.UP:
             return None
         return self.callee if leg is self.caller else self.caller
+
+    def is_with(self, peer: Peer) -> bool:
+        """Tell whether the call is up and one of its legs is this peer's."""
+        return self.state is CallState.UP and any(leg.peer is peer for leg in (self.caller, self.callee) if leg)
 
     def legs(self) -> list[Leg]:
         """Return every leg of the call, that of a transfer's target included."""
@@ -446,7 +454,7 @@ class Call:
             self.record.transfer = facts
             facts.leg = self.adopt(old, new, number, origin, now)
             old.hang_up(Cause(200, "OK"), (), now)
-            trace_transfer(self, self._exchange, facts, now)
+            trace_transfer(self.record, facts, self._exchange.act, now)
         elif self.state is CallState.DIALLING and old is self.callee and new.remote_description is not None:
             caller, theirs = self.caller, new.remote_description
             answer = self._answer_to(caller, new.peer, theirs, caller.name, self._origins[caller.name])
@@ -540,6 +548,8 @@ class Call:
             return
         if self._transfer is not None:
             self._transfer.stop(cause, now)
+        if self.sequel is not None:
+            self.sequel.conclude(cause.status if cause.status >= 300 else 487, now)
         for timer in Timer:
             self._exchange.cancel_timer(self, timer)
         for leg in (self.caller, self.callee):

@@ -44,6 +44,7 @@ from bridge.b2bua.plan import plan
 from bridge.b2bua.reach import within_reach
 from bridge.b2bua.record import CallRecord, Reason, reason_of, rfc3339
 from bridge.b2bua.routing import Dialled, Routes, Sources, dialled
+from bridge.b2bua.sequel import InboundCalls, Sequel
 from bridge.b2bua.takeover import leg_to_replace
 from bridge.b2bua.trunks import Trunks
 from bridge.config import Config, Peer
@@ -123,6 +124,7 @@ class Core:
         self._call_of: dict[str, str] = {}  # a leg's Call-ID → the record id, kept a while for late messages
         self._ours: set[str] = set()  # Call-IDs of live legs that we called: one that comes back is a loop
         self._sessions: dict[int, Call] = {}
+        self._inbound = InboundCalls(lambda call_id: self._calls.get(self._call_of.get(call_id, "")))
         self._calls: dict[str, Call] = {}
         self._queries: dict[int, Call | NextHop | Inquiry] = {}  # who waits for the answer
         self._next_id = 0
@@ -332,6 +334,7 @@ class Core:
             "sessions": len(self._sessions),
             "queries": len(self._queries),
             "call_ids": len(self._call_of),
+            "numbers": self._inbound.counts(),
             "call_timers": len(self._timers),
             "limited": self._limits.counts(),
             **self._endpoint.counts(),
@@ -522,6 +525,10 @@ class Core:
             headers = tuple(Header(name, value) for name, value in fault.headers)
             call.refuse(leg, Cause(fault.status, fault.reason), reason, now, headers)
         else:
+            if is_carrier:
+                self._inbound.add(call)
+            elif (first := self._inbound.first_of(request, caller_peer, asked.caller)) is not None:
+                call.sequel = Sequel(first, call, self._actions.append, now)
             call.begin(leg, replace(asked, passed=passing(request.headers, caller_peer)), targets, now)
 
     def _take_over(self, event: RequestReceived, old: Leg, now: float) -> None:
@@ -597,6 +604,7 @@ class Core:
         self._limits.ended(record.id, now)
         self._calls.pop(record.id, None)
         self._sessions.pop(call.session, None)
+        self._inbound.remove(call)
         for timer in Timer:
             self._timers.cancel((record.id, timer))
         if record.reason is not None and record.reason.result.value == "failed":

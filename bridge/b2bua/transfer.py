@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bridge.b2bua.actions import Trace
+from bridge.b2bua.actions import Action, Trace
 from bridge.b2bua.control import (
     Answer,
     Cause,
@@ -36,7 +36,7 @@ from bridge.b2bua.exchange import Exchange, Timer
 from bridge.b2bua.hunt import Hunt
 from bridge.b2bua.leg import Leg
 from bridge.b2bua.media import Origin, agreed
-from bridge.b2bua.record import Reason, TransferFacts, TransferResult
+from bridge.b2bua.record import CallRecord, Reason, TransferFacts, TransferResult
 from bridge.b2bua.routing import Dialled, Invitation, Target
 from bridge.config import Peer
 from bridge.errors import PeerError
@@ -418,19 +418,19 @@ class Transfer:
 
     def _conclude(self, result: TransferResult, status: int, now: float) -> None:
         self.facts.result, self.facts.status = result, status
-        trace_transfer(self._call, self._exchange, self.facts, now)
+        trace_transfer(self._call.record, self.facts, self._exchange.act, now)
 
 
-def trace_transfer(call: Call, exchange: Exchange, facts: TransferFacts, now: float) -> None:
+def trace_transfer(record: CallRecord, facts: TransferFacts, act: Callable[[Action], None], now: float) -> None:
     """Let log and metrics know how a transfer ended."""
     details = {
-        "platform": call.record.platform,
+        "platform": record.platform,
         "mode": facts.mode,
         "result": facts.result,
         "status": facts.status,
         "target": facts.target,
     }
-    exchange.act(Trace("transfer", now, call=call.record.id, text=str(facts.result), details=details))
+    act(Trace("transfer", now, call=record.id, text=str(facts.result), details=details))
 
 
 # (state, who speaks, what is said) → what the transfer does. What is not listed is the call's own business.
