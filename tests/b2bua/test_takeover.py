@@ -8,7 +8,8 @@ import pytest
 
 from bridge.media.relay import LegName
 from bridge.sip.message import Request, Response
-from tests.harness.world import BRIDGE, CARRIER, PLATFORM, Established, Party, World, sdp
+from tests.harness.network import BRIDGE
+from tests.harness.world import CARRIER, PLATFORM, Established, Party, World, sdp
 
 TARGET = "+14155550777"
 
