@@ -16,6 +16,7 @@ from bridge.sip.tokens import Tokens
 
 _PARAM = re.compile(rf'[ \t]*({TOKEN})[ \t]*=[ \t]*("[^"\\]*(?:\\.[^"\\]*)*"|[^ \t,"]+)[ \t]*(?:,[ \t]*)*', re.DOTALL)
 _NONCES = 64  # how many a client remembers; the oldest goes first
+_REALMS = 4  # that one request may bear answers for: a peer that names another each time is not followed for ever
 
 NONCE_LIFE = 300.0
 """Seconds in which a nonce of ours may be used."""
@@ -127,6 +128,8 @@ class DigestClient:
             for params in map(_params, request.headers.get_all(name))
             if params is not None
         }
+        if len(answered) >= _REALMS and not any(each.realm in answered for each in _challenges(response, proxy)):
+            return None
         refused: set[str] = set()
         for challenge in _challenges(response, proxy):
             if challenge.realm in refused:

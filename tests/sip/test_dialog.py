@@ -204,3 +204,55 @@ def test_a_malformed_record_route_is_a_peer_error():
         Dialog.uas(invite("Record-Route: <sip:p1;lr\n"), "ours", CONTACT)
     with pytest.raises(PeerError):
         Dialog.uac(outgoing(), response(routes=["<tel:+1>"]))
+
+
+# -- early dialogs (RFC 3261 §12.1.2, RFC 3262, RFC 3311) --------------------------------------------------------------
+
+
+def test_r18_each_fork_of_an_invite_has_an_early_dialog_with_a_route_set_of_its_own():
+    request = outgoing()
+    forks = [
+        Dialog.uac(request, response(183, ["<sip:p1;lr>", "<sip:p2;lr>"], to_tag="one")),
+        Dialog.uac(request, response(180, ["<sip:p3;lr>"], to_tag="two")),
+    ]
+    assert [dialog.confirmed for dialog in forks] == [False, False]
+    assert [dialog.remote_tag for dialog in forks] == ["one", "two"]
+    assert [[str(route) for route in dialog.route_set] for dialog in forks] == [
+        ["<sip:p2;lr>", "<sip:p1;lr>"],
+        ["<sip:p3;lr>"],
+    ]
+    pracks = [dialog.request("PRACK") for dialog in forks]
+    assert [prack.headers.get("Route") for prack in pracks] == ["<sip:p2;lr>", "<sip:p3;lr>"]
+    assert [prack.to.tag for prack in pracks] == ["one", "two"]
+
+
+def test_r09_prack_and_update_count_on_from_the_invite_and_its_ack_does_not():
+    """RFC 3262 §7.2: the RAck names the INVITE by its CSeq, so the PRACK has the next one."""
+    dialog = Dialog.uac(outgoing(), response(183))
+    assert [dialog.request(method).cseq.number for method in ("PRACK", "UPDATE", "PRACK")] == [2, 3, 4]
+    dialog.confirm(response(200))
+    assert dialog.ack(1).cseq.number == 1
+    assert dialog.request("BYE").cseq.number == 5
+
+
+def test_r35_an_update_in_an_early_dialog_moves_the_target_and_the_2xx_may_move_it_again():
+    dialog = Dialog.uac(outgoing(), response(183))
+    update = invite(method="UPDATE", number=1, to_tag="ours")
+    update.headers.set("Contact", "<sip:moved@10.0.0.10>")
+    dialog.receive(update)
+    dialog.refresh_target(update)
+    assert str(dialog.remote_target) == "sip:moved@10.0.0.10"
+    assert not dialog.confirmed
+    ok = response(200, contact="<sip:answered@10.0.0.11>")
+    dialog.confirm(ok)
+    assert str(dialog.remote_target) == "sip:answered@10.0.0.11"
+    assert dialog.request("UPDATE").headers.get("Contact") == CONTACT
+
+
+def test_a_prack_or_info_moves_no_target():
+    dialog = Dialog.uac(outgoing(), response(183))
+    for number, method in enumerate(("PRACK", "INFO", "OPTIONS", "BYE"), start=1):
+        request = invite(method=method, number=number, to_tag="ours")
+        dialog.receive(request)
+        dialog.refresh_target(request)
+    assert str(dialog.remote_target) == "sip:callee@10.0.0.9:5062;transport=udp"

@@ -243,6 +243,16 @@ def test_r26_two_realms_that_challenge_in_turn_are_both_satisfied():
     assert sorted(carried) == ["one", "two"]
 
 
+def test_a_peer_that_names_another_realm_each_time_is_not_followed_for_ever():
+    digest, request, rounds = client(), outgoing(), 0
+    while (header := digest.authorize(request, challenge('nonce="n"', realm=f"realm {rounds}"))) is not None:
+        rounds += 1
+        request = Request(request.method, request.uri, request.headers.copy())
+        request.headers.set("CSeq", f"{rounds + 1} INVITE")
+        put_credentials(request.headers, header)
+    assert rounds == 4
+
+
 def test_credentials_for_a_realm_take_the_place_of_older_ones():
     headers = Headers()
     for realm, nonce in (("one", "a"), ("two", "b"), ("one", "c")):
