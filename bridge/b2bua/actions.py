@@ -11,6 +11,7 @@ from typing import Any
 
 from bridge.media.relay import LegMedia, LegName, SessionLabel
 from bridge.sip.events import Address, Flow, Transmit
+from bridge.sip.values import frozen
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class Record:
     record: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Trace:
     """Something happened that log, ladder, metrics and live page may want; the core itself never logs.
 

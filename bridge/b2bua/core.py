@@ -179,9 +179,10 @@ class Core:
             self._actions.insert(position, self._received(message, data, flow, leg, now))
             for _ in range(overlong(message.headers, data)):
                 self._actions.append(Trace("rejected", now, text="header-too-long", flow=flow, leg=leg))
-        for reason in (self._endpoint.rejected - self._reported).elements():
-            self._actions.append(Trace("rejected", now, text=reason, flow=flow, leg=leg))
-            self._reported[reason] += 1
+        if self._endpoint.rejected.total() != self._reported.total():
+            for reason in (self._endpoint.rejected - self._reported).elements():
+                self._actions.append(Trace("rejected", now, text=reason, flow=flow, leg=leg))
+                self._reported[reason] += 1
         self._settle(now)
 
     def transport_failed(self, flow: Flow, now: float) -> None:

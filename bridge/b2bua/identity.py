@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from bridge.b2bua.numbers import with_plus
 from bridge.config import Peer
@@ -41,27 +42,32 @@ _WITH_NUMBERS = frozenset(("p-asserted-identity", "remote-party-id", "diversion"
 _NUMBER = re.compile(r"\b(sips?:|tel:)(\+?[0-9]+)(?=[@;>?,]|$)")
 
 
-def passing(headers: Iterable[Header], sender: Peer) -> tuple[Header, ...]:
+def passing(headers: Headers, sender: Peer) -> tuple[Header, ...]:
     """Return what the sender's profile lets through to the other leg; Privacy goes along for `delivered`.
 
     A line of more than `LONGEST_VALUE` is left out, Identity excepted, which a signature makes long (RFC 8224).
     """
     profile = sender.profile
-    exact = {long_name(name) for name in profile.pass_headers if not name.endswith("*")} | {"privacy"}
-    prefixes = tuple(name[:-1].lower() for name in profile.pass_headers if name.endswith("*"))
+    exact, prefixes = _passing_names(profile.pass_headers, profile.trusted)
+    passed = []
+    for header in headers.named(exact, prefixes):
+        name = long_name(header.name)
+        if name in _NEVER or (not profile.trusted and name in _ASSERTED | _HISTORY):
+            continue
+        if len(header.value) <= LONGEST_VALUE or name == "identity":
+            passed.append(header)
+    return tuple(passed)
+
+
+@lru_cache(maxsize=256)
+def _passing_names(pass_headers: tuple[str, ...], trusted: bool) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Return the names that a profile lets through, and the beginnings of such names."""
+    exact = {long_name(name) for name in pass_headers if not name.endswith("*")} | {"privacy"}
     if "identity" in exact:
         exact.add("date")  # what it signs is only as fresh as the Date it came with (RFC 8224 §6.2)
-    if not profile.trusted:
+    if not trusted:
         exact -= _ASSERTED | _HISTORY
-    passed = []
-    for header in headers:
-        name = long_name(header.name)
-        if name in exact or (prefixes and name.startswith(prefixes)):
-            if name in _NEVER or (not profile.trusted and name in _ASSERTED | _HISTORY):
-                continue
-            if len(header.value) <= LONGEST_VALUE or name == "identity":
-                passed.append(header)
-    return tuple(passed)
+    return frozenset(exact), tuple(name[:-1].lower() for name in pass_headers if name.endswith("*"))
 
 
 def overlong(headers: Iterable[Header], data: bytes) -> int:

@@ -12,7 +12,7 @@ from bridge.config import Peer
 from bridge.sdp.anchor import Anchor
 from bridge.sdp.offer_answer import make_offer
 from bridge.sip.events import Address, Flow
-from bridge.sip.message import Header
+from bridge.sip.message import Header, Headers
 
 
 def plan(
@@ -58,7 +58,7 @@ def _passes(caller: Peer, receiver: Peer) -> Iterable[str]:
     """Name the caller's headers that would reach the receiver, if it sent them and asked for no privacy."""
     fixed = {name.lower() for name in receiver.profile.headers}
     for name in caller.profile.pass_headers:
-        if (name.endswith("*") or passing([Header(name, "x")], caller)) and name.lower() not in fixed:
+        if (name.endswith("*") or passing(Headers([Header(name, "x")]), caller)) and name.lower() not in fixed:
             yield name
 
 

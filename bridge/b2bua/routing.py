@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from bridge.b2bua.actions import Query
 from bridge.b2bua.identity import ANONYMOUS, delivered, static, wants_anonymity
@@ -22,6 +23,7 @@ from bridge.sip.uri import Uri
 
 _DEFAULT_PORTS = {"udp": 5060, "tcp": 5060, "tls": 5061}
 _KNOWN_ADDRESSES = 4096
+_LONGEST_LITERAL = 64  # an IPv6 address with brackets and a zone; bounds what the memo of literals holds
 UNREGISTERED = Host("unregistered.invalid", 0, "")  # RFC 2606: nobody has this name
 
 
@@ -287,6 +289,11 @@ def _broken_signature(call: Dialled, to: Uri, sender: Uri, passed: Iterable[Head
 
 def is_address(host: str) -> bool:
     """Tell an IP literal (brackets allowed) from a name."""
+    return len(host) <= _LONGEST_LITERAL and _is_literal(host)
+
+
+@lru_cache(maxsize=4096)
+def _is_literal(host: str) -> bool:
     try:
         ipaddress.ip_address(host.strip("[]"))
     except ValueError:
@@ -294,6 +301,7 @@ def is_address(host: str) -> bool:
     return True
 
 
+@lru_cache(maxsize=4096)
 def is_private(address: str) -> bool:
     """Tell whether an address means nothing beyond its own network; loopback is not meant."""
     ip = ipaddress.ip_address(address.strip("[]"))

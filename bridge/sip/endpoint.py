@@ -678,7 +678,7 @@ def _answer_to(request: Request, flow: Flow) -> Flow:
         # Over the same connection; should that be gone, over a new one to where the client says that it listens
         return replace(flow, remote=(address, via.port or _PORTS[flow.transport]))
     maddr = (via.param("maddr") or "").strip("[]")
-    if _is_address(maddr):  # a name would have to be looked up, and is no place for an answer anyway
+    if maddr and _is_address(maddr):  # a name would have to be looked up, and is no place for an answer anyway
         address, port = maddr, via.port or _PORTS["udp"]
     elif not via.wants_rport:
         port = via.port or _PORTS["udp"]

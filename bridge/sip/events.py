@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bridge.sip.values import frozen
+
 if TYPE_CHECKING:
     from bridge.sip.message import Request, Response
     from bridge.sip.transaction import ClientTransaction, ServerTransaction
@@ -13,7 +15,7 @@ Address = tuple[str, int]
 """An IP address literal (IPv6 without brackets) and a port."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Flow:
     """Name where bytes travel: a listener of ours and a peer's address (RFC 5626).
 
@@ -33,7 +35,7 @@ class Flow:
     name: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Transmit:
     """Carry one SIP message out. ``method`` is the CSeq method; ``status`` is 0 for a request."""
 
@@ -45,7 +47,7 @@ class Transmit:
     call_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RequestReceived:
     """A request that began a server transaction: any method but ACK and CANCEL."""
 
@@ -65,7 +67,7 @@ class CancelReceived:
     transaction: ServerTransaction
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AckReceived:
     """An ACK for a 2xx of ours (RFC 3261 §13.3.1.4): first arrival or a repeat."""
 
@@ -73,7 +75,7 @@ class AckReceived:
     flow: Flow
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ResponseReceived:
     """A response for a client transaction; 2xx to INVITE arrive once for each repeat (RFC 6026 §7.2)."""
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
+from typing import Any
 
 from bridge.errors import PeerError
 from bridge.sip.headers import TOKEN
+from bridge.sip.values import frozen
 
 _Entry = tuple[str, str, str, str | None]  # key, name as written, value, lines as they arrived
 
@@ -52,7 +54,7 @@ _FOLD = re.compile(r"\r\n[ \t]+")
 UNPRINTABLE = re.compile(r"[\r\n\0]")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Header:
     """Hold one header field. ``raw`` are its lines as they arrived, without the last CRLF, and is what gets printed."""
 
@@ -78,12 +80,12 @@ def long_name(name: str) -> str:
 class Headers:
     """Keep header fields in order; a name matches in any case and in its compact form (RFC 3261 §7.3.1, §7.3.3)."""
 
-    __slots__ = ("_entries", "_index", "edits")
+    __slots__ = ("_entries", "_index", "typed")
 
     def __init__(self, headers: Iterable[Header] = ()) -> None:
         self._entries: list[_Entry] = []
         self._index: dict[str, int] | None = None  # key → place of its first entry; None: to be made anew
-        self.edits = 0  # counts changes, so that typed values know when they are stale
+        self.typed: dict[str, Any] = {}  # first values as they were parsed, by key, until their header changes
         for header in headers:
             self.append(header)
 
@@ -99,6 +101,14 @@ class Headers:
             return []
         return [entry[2] for entry in self._entries if entry[0] == key]
 
+    def named(self, names: Collection[str], prefixes: tuple[str, ...] = ()) -> list[Header]:
+        """Return the headers of these lower-case long names, and those whose names begin in one of these ways."""
+        return [
+            _header_of(entry)
+            for entry in self._entries
+            if entry[0] in names or (prefixes and entry[0].startswith(prefixes))
+        ]
+
     def add(self, name: str, value: str) -> None:
         """Put a header at the end."""
         self._add((_key(name), name, value, None))
@@ -109,8 +119,9 @@ class Headers:
 
     def prepend(self, name: str, value: str) -> None:
         """Put a header at the top."""
-        self._entries.insert(0, (_key(name), name, value, None))
-        self._changed()
+        key = _key(name)
+        self._entries.insert(0, (key, name, value, None))
+        self._changed(key)
 
     def set(self, name: str, value: str) -> None:
         """Replace all headers of that name by one at the first one's place, or at the end."""
@@ -122,14 +133,14 @@ class Headers:
         entries = self._entries
         entries[place] = (key, entries[place][1], value, None)
         self._entries = entries[: place + 1] + [entry for entry in entries[place + 1 :] if entry[0] != key]
-        self._changed()
+        self._changed(key)
 
     def replace_first(self, name: str, value: str) -> None:
         """Replace the first header of that name and leave further ones. Raises KeyError where there is none."""
         key = _key(name)
         place = self._places()[key]
         self._entries[place] = (key, self._entries[place][1], value, None)
-        self.edits += 1
+        self.typed.pop(key, None)
 
     def extend_first(self, name: str, text: str) -> None:
         """Write more behind the first header of that name. Raises KeyError, and ValueError for CR, LF or NUL (T13)."""
@@ -138,21 +149,21 @@ class Headers:
         place = self._places()[_key(name)]
         key, written, value, raw = self._entries[place]
         self._entries[place] = (key, written, value + text, None if raw is None else raw + text)
-        self.edits += 1
+        self.typed.pop(key, None)
 
     def remove(self, name: str) -> None:
         """Remove all headers of that name."""
         key = _key(name)
         if key in self._places():
             self._entries = [entry for entry in self._entries if entry[0] != key]
-            self._changed()
+            self._changed(key)
 
     def copy(self) -> Headers:
         """Return headers that can be changed apart from these."""
         copy = Headers.__new__(Headers)
         copy._entries = self._entries.copy()
         copy._index = None if self._index is None else self._index.copy()
-        copy.edits = 0
+        copy.typed = self.typed.copy()
         return copy
 
     def copy_from(self, other: Headers, names: Collection[str]) -> None:
@@ -165,8 +176,9 @@ class Headers:
                 continue
             self._entries.append(entries[place])
             if key not in _SINGLE:
-                self._entries.extend(entry for entry in entries[place + 1 :] if entry[0] == key)
-        self._changed()
+                self._entries.extend([entry for entry in entries[place + 1 :] if entry[0] == key])
+            self.typed.pop(key, None)
+        self._index = None
 
     def lines(self) -> tuple[list[str], list[str]]:
         """Return what to print of each header, and of these lines the ones that we made and that must be checked."""
@@ -192,8 +204,7 @@ class Headers:
         return None
 
     def __iter__(self) -> Iterator[Header]:
-        for _, name, value, raw in self._entries:
-            yield Header(name, value, None if raw is None else raw.encode("utf-8", "surrogateescape"))
+        return map(_header_of, self._entries)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and _key(name) in self._places()
@@ -215,11 +226,10 @@ class Headers:
         if self._index is not None:
             self._index.setdefault(entry[0], len(self._entries))
         self._entries.append(entry)
-        self.edits += 1
 
-    def _changed(self) -> None:
+    def _changed(self, key: str) -> None:
         self._index = None
-        self.edits += 1
+        self.typed.pop(key, None)
 
     def _places(self) -> dict[str, int]:
         index = self._index
@@ -232,8 +242,13 @@ class Headers:
     @classmethod
     def _of(cls, entries: list[_Entry], index: dict[str, int]) -> Headers:
         headers = cls.__new__(cls)
-        headers._entries, headers._index, headers.edits = entries, index, 0
+        headers._entries, headers._index, headers.typed = entries, index, {}
         return headers
+
+
+def _header_of(entry: _Entry) -> Header:
+    _, name, value, raw = entry
+    return Header(name, value, None if raw is None else raw.encode("utf-8", "surrogateescape"))
 
 
 def _entry_of(header: Header) -> _Entry:

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from bridge.errors import PeerError
 from bridge.sip.uri import Params, Uri, param_value
+from bridge.sip.values import frozen
 
 TOKEN = r"[A-Za-z0-9!%'*+.\-_`~]+"
 _QUOTED = r'"[^"\\]*(?:\\.[^"\\]*)*"'
@@ -82,7 +83,7 @@ def quote(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NameAddr:
     """Hold the value of From, To, Contact, Route …: ``display`` is without quotes, ``params`` are the header's own."""
 
@@ -147,7 +148,7 @@ def parse_route_set(values: Iterable[str]) -> RouteSet:
     return routes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Via:
     """Hold one Via value (RFC 3261 §20.42). ``protocol`` is "SIP/2.0"; ``host`` keeps the brackets of IPv6."""
 
@@ -210,7 +211,7 @@ class Via:
         return replace(self, params=tuple(params))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CSeq:
     """Hold a CSeq value (RFC 3261 §20.16)."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 from bridge.errors import PeerError
 from bridge.sip.fields import UNPRINTABLE, Header, Headers, read_headers
@@ -129,34 +129,32 @@ class Malformed(PeerError):
 class Message:
     """What requests and responses share. The typed properties raise PeerError 400 where the header is malformed."""
 
-    __slots__ = ("_edits", "_typed", "body", "headers")
+    __slots__ = ("body", "headers")
 
     def __init__(self, headers: Headers, body: bytes = b"") -> None:
         self.headers = headers
         self.body = body
-        self._typed: dict[str, Any] = {}
-        self._edits = headers.edits
 
     @property
     def call_id(self) -> str:
-        return self._value("Call-ID", str)
+        return self.headers.typed.get("call-id") or self._read("Call-ID", str)
 
     @property
     def cseq(self) -> CSeq:
-        return self._value("CSeq", CSeq.parse)
+        return self.headers.typed.get("cseq") or self._read("CSeq", CSeq.parse)
 
     @property
     def from_(self) -> NameAddr:
-        return self._value("From", NameAddr.parse)
+        return self.headers.typed.get("from") or self._read("From", NameAddr.parse)
 
     @property
     def to(self) -> NameAddr:
-        return self._value("To", NameAddr.parse)
+        return self.headers.typed.get("to") or self._read("To", NameAddr.parse)
 
     @property
     def via(self) -> Via:
         """The topmost Via value."""
-        return self._value("Via", _top_via)
+        return self.headers.typed.get("via") or self._read("Via", _top_via)
 
     @property
     def contact(self) -> NameAddr | None:
@@ -164,14 +162,13 @@ class Message:
         value = self.headers.get("Contact")
         if value is None or value == "*":
             return None
-        return self._value("Contact", _first_address)
+        return self.headers.typed.get("contact") or self._read("Contact", _first_address)
 
     def stamp_via(self, via: Via) -> None:
         """Put a changed value in the topmost Via's place; further values in the same header stay."""
         values = split_list(self.headers.get("Via") or "")
         self.headers.replace_first("Via", ", ".join([str(via), *values[1:]]))
-        self._edits = self.headers.edits  # nothing else that is typed has changed
-        self._typed["Via"] = via
+        self.headers.typed["via"] = via
 
     def encode(self) -> bytes:
         """Print the message with a right Content-Length.
@@ -202,16 +199,11 @@ class Message:
             raise PeerError(400, "Malformed Call-ID")
         _ = self.cseq, self.via, self.from_, self.to
 
-    def _value(self, name: str, parse: Callable[[str], _T]) -> _T:
-        if self._edits != self.headers.edits:
-            self._typed.clear()
-            self._edits = self.headers.edits
-        found: _T | None = self._typed.get(name)
-        if found is None:
-            value = self.headers.get(name)
-            if value is None:
-                raise PeerError(400, f"Missing {name}")
-            found = self._typed[name] = parse(value)
+    def _read(self, name: str, parse: Callable[[str], _T]) -> _T:
+        value = self.headers.get(name)
+        if value is None:
+            raise PeerError(400, f"Missing {name}")
+        found = self.headers.typed[name.lower()] = parse(value)
         return found
 
 
