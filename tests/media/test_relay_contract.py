@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -105,6 +106,32 @@ def test_fill_hands_over_without_a_doubled_rate(call: Call) -> None:
     for packet in received[:first]:
         around = [other for other in received if 0 <= other.timestamp - packet.timestamp < 1600]
         assert len(around) <= 10
+
+
+def test_a_ring_tone_takes_the_place_of_the_other_legs_audio_in_the_same_stream(call: Call) -> None:
+    """D33: what a caller hears while the target of a transfer rings; the platform goes on hearing the caller."""
+    call.negotiate()
+    speak(call, PLATFORM, range(5))
+    before = call.carrier.receive_many(5)
+    rings = replace(media(call.carrier.address), tone="ringback-us")
+    call.relay.update(call.session, CARRIER, rings)
+    speak(call, PLATFORM, range(5, 25))
+    speak(call, CARRIER, range(5))
+    eventually(lambda: call.report(PLATFORM).received == 25)
+    call.relay.update(call.session, CARRIER, media(call.carrier.address))
+    speak(call, PLATFORM, range(25, 30))
+    received = before + call.carrier.drain()
+    assert {packet.ssrc for packet in received} == {received[0].ssrc}
+    assert all(sequence == 1 and timestamp >= 160 for sequence, timestamp in steps(received))
+    spoken = [packet for packet in received if len(set(packet.payload)) == 1]
+    assert [packet.payload[0] for packet in spoken] == [*range(5), *range(25, 30)]
+    assert len(received) - len(spoken) >= 15
+    assert len(call.platform.drain()) == 5
+
+
+def test_a_tone_that_nobody_knows_raises(call: Call) -> None:
+    with pytest.raises(RelayError):
+        call.relay.update(call.session, CARRIER, replace(media(call.carrier.address), tone="birdsong"))
 
 
 def test_strangers_are_refused_and_counted_before_and_after_the_latch(bench: Bench, call: Call) -> None:
