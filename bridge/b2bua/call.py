@@ -61,6 +61,7 @@ from bridge.sdp.session import Description
 from bridge.sip.message import REASONS, Header
 from bridge.sip.uri import Uri
 
+_IDENTITY = ("p-asserted-identity", "privacy")
 REPORT_FOR = 2.0  # seconds the relay has to report on a closed session before the record goes out without it
 
 
@@ -89,6 +90,7 @@ class Call:
         self._facts = record.legs.copy()  # of the legs that the call has now, where a transfer has put one in
         self._numbers: dict[LegName, str] = {}  # likewise
         self._transfer: Transfer | None = None
+        self._asserted: tuple[Header, ...] = ()  # what the caller's INVITE said of its identity
         self.sequel: Sequel | None = None  # where this call is a platform's transfer of another
 
     # -- inputs ----------------------------------------------------------------------------------------------------
@@ -96,6 +98,7 @@ class Call:
     def begin(self, caller: Leg, dialled: Dialled, targets: list[Target], now: float) -> None:
         """Ask for relay ports; the first target is dialled when they are there."""
         self.caller = caller
+        self._asserted = tuple(header for header in dialled.passed if header.name.lower() in _IDENTITY)
         self._hunt = Hunt(self, self._exchange, self, caller.name.other, dialled, targets, self.record.attempts)
         self._note_leg(caller)
         self._exchange.set_timer(self, Timer.RINGING, now + caller.peer.profile.ringing_after)
@@ -404,6 +407,10 @@ class Call:
         """Return the telephone number at a leg's other end."""
         first = self.record.from_number if leg is self.caller else self.record.to_number
         return self._numbers.get(leg.name, first)
+
+    def asserted(self, leg: Leg) -> tuple[Header, ...]:
+        """Return what a leg's INVITE asserted of its sender, and how private that is; none where there was nothing."""
+        return self._asserted if leg is self.caller else ()
 
     def origin(self, name: LegName) -> Origin:
         """Return what our o= line says on one side."""

@@ -214,8 +214,8 @@ class Transfer:
         """Say who calls and who sent the call on (D35, RFC 3325, RFC 5806)."""
         host = self._exchange.our_host(self.transferee.flow)
         caller, diverted = (self._call.number_of(leg) for leg in (self.transferee, self.transferor))
-        headers = []
-        if caller.removeprefix("+").isdigit():
+        headers = list(self._call.asserted(self.transferee))
+        if not headers and caller.removeprefix("+").isdigit():
             headers.append(Header("P-Asserted-Identity", f"<sip:{caller}@{host}>"))
         if diverted.removeprefix("+").isdigit():
             headers.append(Header("Diversion", f"<sip:{diverted}@{host}>;reason=deflection"))

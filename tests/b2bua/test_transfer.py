@@ -318,6 +318,21 @@ def test_the_target_is_told_who_calls_and_what_came_with_the_refer() -> None:
     assert invite.headers.get_all("Diversion") == [f"<sip:{NUMBER}@127.0.0.1:5060>;reason=deflection"]
 
 
+def test_a_caller_who_stays_private_is_private_to_the_target_too() -> None:
+    """R39, D35: what the caller's own INVITE asserts, and its Privacy, go along."""
+    transfer = Transfer()
+    transfer.caller_hangs_up()
+    asserted = f"<sip:{CALLER}@carrier.example>"
+    headers = {"P-Asserted-Identity": asserted, "Privacy": "id"}
+    transfer.call = transfer.world.set_up(caller="anonymous", headers=headers)
+    transfer.carrier.inbox.clear()
+    transfer.refer(f"<tel:{TARGET}>")
+    invite = transfer.dialled()
+    assert invite.headers.get_all("P-Asserted-Identity") == [asserted]
+    assert invite.headers.get_all("Privacy") == ["id"]
+    assert invite.from_.uri.user == "anonymous"
+
+
 def test_a_header_in_the_uri_can_not_break_out_of_its_line() -> None:
     """T13."""
     transfer = Transfer()
