@@ -176,11 +176,11 @@ def test_history_passes_once_and_byte_for_byte() -> None:
         Header("Diversion", "<sip:+3@a>;reason=no-answer"),
     ]
     carrier, platform = party(), party("platform", request_uri="sip:{user}@{host}")
-    passed = delivered(passing(history, carrier), platform)
+    passed = delivered(passing(Headers(history), carrier), platform)
     assert [header.value for header in passed] == [history[index].value for index in (0, 1, 2, 4)]
     assert passed[0].raw == history[0].raw
-    assert passing(history, party(trusted=False)) == ()
-    assert passing(history, party(pass_headers=("X-*",))) == ()
+    assert passing(Headers(history), party(trusted=False)) == ()
+    assert passing(Headers(history), party(pass_headers=("X-*",))) == ()
 
 
 def test_a_diversion_of_ours_stands_in_only_where_none_passes() -> None:
@@ -202,7 +202,7 @@ def test_history_that_is_private_stays_in_the_trust_domain() -> None:
         Header("Diversion", "<sip:+1@a>;privacy=full"),
         Header("Diversion", '<sip:+2@a>;privacy="off"'),
     ]
-    passed = passing(headers, party())
+    passed = passing(Headers(headers), party())
     assert names(delivered(passed, party("platform"))) == ["History-Info", "Diversion", "Diversion", "Privacy"]
     assert [header.value for header in delivered(passed, party("platform", trusted=False))] == [
         '<sip:+2@a>;privacy="off"'
@@ -290,7 +290,7 @@ def test_allowed_headers_pass_both_ways_on_every_message_of_a_call() -> None:
 def test_no_allow_list_lets_a_dialogs_own_headers_through(name: str) -> None:
     """D39: a prefix may be as wide as it likes."""
     headers = [Header(name, "x"), Header("X-A", "y")]
-    assert names(passing(headers, party(pass_headers=("*",)))) == ["X-A"]
+    assert names(passing(Headers(headers), party(pass_headers=("*",)))) == ["X-A"]
 
 
 def test_nothing_of_one_network_is_seen_on_the_other() -> None:
@@ -338,9 +338,9 @@ def test_a_sender_that_is_not_trusted_asserts_nothing() -> None:
     asserted = ["P-Asserted-Identity", "Remote-Party-ID", "P-Charge-Info", "Diversion", "History-Info"]
     headers = [Header(name, "<sip:+1@a>") for name in (*asserted, "P-Preferred-Identity", "X-A")]
     sender = party(trusted=False, pass_headers=("P-*", "R*", "D*", "H*", "X-*"))
-    assert names(passing(headers, sender)) == ["X-A"]
+    assert names(passing(Headers(headers), sender)) == ["X-A"]
     trusted = party(pass_headers=("P-*", "R*", "D*", "H*", "X-*"))
-    assert names(passing(headers, trusted)) == [*asserted, "X-A"]
+    assert names(passing(Headers(headers), trusted)) == [*asserted, "X-A"]
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------
