@@ -90,6 +90,7 @@ class Call:
         self._facts = record.legs.copy()  # of the legs that the call has now, where a transfer has put one in
         self._numbers: dict[LegName, str] = {}  # likewise
         self._transfer: Transfer | None = None
+        self.transferring = False  # a transfer of its own is under way, or another call's takes one of its legs
         self._asserted: tuple[Header, ...] = ()  # what the caller's INVITE said of its identity
         self.sequel: Sequel | None = None  # where this call is a platform's transfer of another
 
@@ -340,7 +341,7 @@ class Call:
         """Return the transferor and the transferee of an operator's transfer. Raises PeerError 409."""
         if self.state is not CallState.UP or self.callee is None:
             raise PeerError(409, "the call is not up")
-        if self._transfer is not None:
+        if self.transferring:
             raise PeerError(409, "a transfer of this call is under way")
         return (self.callee, self.caller) if self.caller.peer.kind == "carrier" else (self.caller, self.callee)
 
@@ -354,7 +355,7 @@ class Call:
     def _refer(self, leg: Leg, event: Refer, now: float) -> None:
         """Take a platform's REFER. A carrier has no business to send its caller's AI elsewhere (T09)."""
         other = self.partner(leg)
-        if self._transfer is not None or other is None:
+        if self.transferring or other is None:
             leg.refuse_refer(Cause(491, "Request Pending"), now)
         elif leg.peer.kind == "carrier" or leg.peer.profile.transfer == "off":
             leg.refuse_refer(Cause(403, "Forbidden"), now)
@@ -371,11 +372,11 @@ class Call:
         facts = TransferFacts("", uri.user or str(uri), now, by)
         transfer = Transfer(self, self._exchange, transferor, transferee, facts)
         before, self.record.transfer = self.record.transfer, facts
-        self._transfer = transfer
+        self._transfer, self.transferring = transfer, True
         try:
             transfer.begin(uri, headers, now)
         except PeerError as error:
-            self._transfer = None
+            self._transfer, self.transferring = None, False
             if by == "operator":  # who is told so at once
                 self.record.transfer = before
             else:
@@ -386,7 +387,7 @@ class Call:
 
     def _drop_transfer(self) -> None:
         if self._transfer is not None and self._transfer.over:
-            self._transfer = None
+            self._transfer, self.transferring = None, False
 
     def partner(self, leg: Leg) -> Leg | None:
         """Return the leg on the other side of a call that is up."""
@@ -452,7 +453,7 @@ class Call:
         """Let an INVITE of its peer's take a leg's place (RFC 3891 §3). Raises PeerError where that can't be."""
         other = self.partner(old)
         origin = Origin(self.session)
-        if self._transfer is not None:
+        if self.transferring:
             raise PeerError(491, "Request Pending")
         if other is not None:
             new.answer(self._answer_to(new, other.peer, answer_in_force(other), old.name, origin), (), now)

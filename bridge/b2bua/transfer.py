@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 LEAVES_WITHIN = 2.0
 """Seconds a platform has for its own BYE after the good news; LiveKit takes one."""
 
+MOVES_WITHIN = 40.0
+"""Seconds a target has to take its media elsewhere: longer than a re-INVITE is repeated, glare included."""
+
 _NO_REFER = (405, 501)  # the carrier does not do REFER at all (Telnyx until it is switched on)
 
 
@@ -130,8 +133,8 @@ class Transfer:
         return media
 
     def timeout(self, now: float) -> None:
-        """Give up on a carrier that does not report, or on a transferor that does not leave."""
-        if self.state is TransferState.PASSED:
+        """Give up on a carrier that does not report, a target that does not move, a transferor that does not leave."""
+        if self.state in (TransferState.PASSED, TransferState.JOINING):
             self._failed(Cause(408, "Transfer Timed Out"), now)
         elif self.state is TransferState.LEAVING:
             self._release(now)
@@ -181,6 +184,8 @@ class Transfer:
         target = None if other is None else other.partner(consulted)
         if other is None or target is None or other is self._call:
             raise PeerError(481, "Call/Transaction Does Not Exist")
+        if other.transferring:
+            raise PeerError(491, "Request Pending")
         carrier = self.transferee.peer
         if carrier.profile.transfer.startswith("refer") and target.peer is carrier and target.remote_tag:
             theirs = Replaces(target.call_id, target.remote_tag, target.local_tag)
@@ -226,8 +231,10 @@ class Transfer:
         self.facts.mode, self.facts.call = "attended", other.record.id
         self.state = TransferState.JOINING
         self.target, self._consulted, self._other = target, consulted, other
+        other.transferring = True
         self._number, self._origin = other.number_of(target), other.origin(target.name)
         target.receiver = consulted.receiver = self._call.receive
+        self._exchange.set_timer(self._call, Timer.TRANSFER, now + MOVES_WITHIN)
         try:
             offer = self._call.offer_to(target.peer, self.transferee, self.transferor.name, self._origin)
         except PeerError as error:
@@ -397,6 +404,7 @@ class Transfer:
         if other is None or consulted is None or self.target is None:
             return
         self.target.receiver = consulted.receiver = other.receive
+        other.transferring = False
         if self._left is not None:
             other.receive(consulted, self._left, now)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from bridge.b2bua.actions import HangUp
 from bridge.media.relay import LegName
 from bridge.sip.message import Request, Response
 from tests.harness.network import BRIDGE
@@ -151,6 +152,21 @@ def test_the_target_may_hang_up_while_it_is_being_moved() -> None:
     talk.bye_all()
     assert len(talk.world.network.records) == 1
     assert talk.world.core.calls()[0]["state"] == "up"
+    talk.carrier.within("BYE", talk.first.asked, talk.first.accepted, 2)
+    talk.world.run(0.1)
+    talk.bye_all()
+    talk.world.assert_idle()
+
+
+def test_a_consulted_call_that_an_operator_ends_gives_the_transfer_up() -> None:
+    talk = Consultation()
+    talk.refer()
+    consulted = talk.world.core.calls()[1]["id"]
+    assert talk.world.core.transfer_obstacle(consulted, TARGET) is not None  # one at a time
+    talk.world.network.command(HangUp(consulted))
+    talk.world.run(41.0)
+    assert talk.notified()[-1].startswith("SIP/2.0 408 ")
+    assert [call["state"] for call in talk.world.core.calls()] == ["up"]
     talk.carrier.within("BYE", talk.first.asked, talk.first.accepted, 2)
     talk.world.run(0.1)
     talk.bye_all()
