@@ -41,6 +41,7 @@ from bridge.metrics import Metrics
 from bridge.net.addresses import STUN_SERVERS, advertised, host_port, is_loopback, is_name, is_wildcard
 from bridge.net.dns import Resolver
 from bridge.net.driver import Driver
+from bridge.net.load import Load
 from bridge.net.name_servers import NameServers
 from bridge.net.stream import Census, StreamListener
 from bridge.net.tls import Credentials, problem_of
@@ -166,6 +167,10 @@ class Service:
         admin = self._serve_admin(api)
         wakeup.start(reactor, self._driver.relay_woke)
         driver = self._driver
+        datagrams = [listener for listener in sockets.values() if isinstance(listener, UdpListener)]
+        load = Load(reactor, lambda: max((one.queued() for one in datagrams), default=0), driver.pressed)
+        load.start()
+        self._cleanups.append(load.stop)
         for listener in sockets.values():
             if isinstance(listener, UdpListener):
                 listener.start(reactor, reactor, driver.receive, driver.transport_failed)

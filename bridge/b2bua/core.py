@@ -71,9 +71,12 @@ from bridge.sip.events import (
     ResponseReceived,
     TransactionFailed,
     TransactionTimedOut,
+    Transmit,
 )
 from bridge.sip.headers import split_list
 from bridge.sip.message import Header, Request, Response, response_to
+from bridge.sip.overload import Pressure, is_new
+from bridge.sip.overload import refusal as refusal_of_overload
 from bridge.sip.timers import TimerTable, TimerValues
 from bridge.sip.tokens import Tokens
 from bridge.sip.transaction import ClientTransaction
@@ -106,6 +109,7 @@ class Core:
         timers: TimerValues | None = None,
     ) -> None:
         self.draining = False
+        self.pressure = Pressure.NONE  # how far behind the shell is
         self._config = config
         self._tokens = tokens
         self._listeners = {(listener.transport, listener.bound): listener for listener in listeners}
@@ -172,6 +176,8 @@ class Core:
             self._actions.append(Trace("rejected", now, text=refusal, flow=flow))
             return
         leg = LegName((owners or self._admission.roaming)[0].kind)
+        if self.pressure and self._shed(data, flow, leg, now):
+            return
         message = self._endpoint.receive(data, flow, now)
         position = len(self._actions)
         self._dispatch_all(now)
@@ -184,6 +190,18 @@ class Core:
                 self._actions.append(Trace("rejected", now, text=reason, flow=flow, leg=leg))
                 self._reported[reason] += 1
         self._settle(now)
+
+    def _shed(self, data: bytes, flow: Flow, leg: LegName, now: float) -> bool:
+        """Turn new work away while we are behind with the old; what we know of goes on (T10)."""
+        if self.pressure is Pressure.EXTREME and is_new(data):
+            self._actions.append(Trace("rejected", now, text="overload", flow=flow, leg=leg))
+            return True
+        refused = refusal_of_overload(data, flow)
+        if refused is None or refused.call_id in self._call_of:  # a repeat, or a call of the other leg's coming back
+            return False
+        self._actions.append(Transmit(refused.data, refused.flow, "INVITE", 503, call_id=refused.call_id))
+        self._actions.append(Trace("rejected", now, text="overload", flow=flow, leg=leg))
+        return True
 
     def transport_failed(self, flow: Flow, now: float) -> None:
         """Take word that nothing can be sent on this flow."""

@@ -35,6 +35,7 @@ from bridge.b2bua.actions import (
 from bridge.errors import PeerError, RelayError
 from bridge.media.relay import Relay, SessionOpened, SessionRefused
 from bridge.sip.events import Address, Flow, Transmit
+from bridge.sip.overload import Pressure
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -94,6 +95,10 @@ class Driver:
     def flow_lost(self, flow: Flow) -> None:
         """Learn that a connection has ended, and with it what was unanswered on it."""
         self._input(self._core.flow_lost, flow)
+
+    def pressed(self, pressure: Pressure) -> None:
+        """Learn how far behind we are."""
+        self._core.pressure = pressure
 
     def rejected(self, reason: str, flow: Flow) -> None:
         """Let the observers know of a peer that was turned away before it could say anything."""

@@ -79,8 +79,12 @@ class Census:
             return "unknown-source"
         if self.total >= MOST_CONNECTIONS:
             return "too-many-connections"
+        # A peer that may register from anywhere has no sources, and anybody may be that one.
+        known = [peer for peer in peers if peer.sources]
+        if not known and self.total >= MOST_CONNECTIONS // 2:
+            return "too-many-connections"
         # Some peers take a connection for every call.
-        allowance = max(LEAST_ALLOWANCE, *(peer.max_calls or FREE_ALLOWANCE for peer in peers))
+        allowance = max([LEAST_ALLOWANCE, *(peer.max_calls or FREE_ALLOWANCE for peer in known)])
         return "too-many-connections-of-a-source" if self.of[source] >= allowance else ""
 
     def add(self, source: str) -> None:

@@ -32,6 +32,7 @@ LOG_EVERY = 5.0
 # Linux, <asm/socket.h> and <linux/in.h>: not named by the socket module of Python 3.11.
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
+_SO_MEMINFO = 55
 _IP_RECVERR = 11
 _IPV6_RECVERR = 25
 _MSG_ERRQUEUE = 0x2000
@@ -113,6 +114,12 @@ class UdpListener:
             if not self._report_errors():
                 raise
             self._socket.sendto(data, remote)
+
+    def queued(self) -> int:
+        """Return how many bytes wait to be read, as the kernel counts them."""
+        if self._reactor is None:
+            return 0
+        return int(struct.unpack_from("=I", self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 64))[0])
 
     def fileno(self) -> int:
         return self._socket.fileno()
