@@ -88,7 +88,7 @@ def delivered(headers: Iterable[Header], receiver: Peer) -> tuple[Header, ...]:
         return ()
     profile = receiver.profile
     asked = privacy(headers)
-    hidden = _hidden(asked, profile.trusted) | {name.lower() for name in profile.headers} | {"privacy"}
+    hidden = _hidden(asked, profile.trusted) | {long_name(name) for name in profile.headers} | {"privacy"}
     policy = profile.plus.get("identity", profile.plus.get("from", "keep"))
     kept: dict[tuple[str, str], Header] = {}
     for header in headers:

@@ -232,7 +232,7 @@ class Leg:
             case LegState.CALLING:
                 assert self._invite is not None
                 self.state = LegState.CANCELLING
-                self._endpoint.cancel(self._invite, now, cause.reasons)
+                self._endpoint.cancel(self._invite, now, cause.reasons, delivered(headers, self.peer))
             case LegState.INVITED:
                 self.reject(cause, now, headers)
             case LegState.ANSWERED:  # RFC 3261 §15: no BYE before the ACK has come or is given up

@@ -27,7 +27,7 @@ from bridge.sip.events import (
 )
 from bridge.sip.extensions import RAck
 from bridge.sip.fields import UNPRINTABLE
-from bridge.sip.message import Headers, Malformed, Request, Response, parse, response_to
+from bridge.sip.message import Header, Headers, Malformed, Request, Response, parse, response_to
 from bridge.sip.reliable import FIRST_RSEQ, Numbered, ReliableResponses
 from bridge.sip.timers import TimerTable, TimerValues
 from bridge.sip.tokens import MAGIC_COOKIE, Tokens, new_branch, new_tag
@@ -195,7 +195,13 @@ class Endpoint:
                 invite.acks[tag] = sent
         self._transmits.append(Transmit(sent, flow, "ACK", 0, repeated, request.call_id))
 
-    def cancel(self, transaction: ClientTransaction, now: float, reasons: tuple[str, ...] = ()) -> None:
+    def cancel(
+        self,
+        transaction: ClientTransaction,
+        now: float,
+        reasons: tuple[str, ...] = (),
+        headers: tuple[Header, ...] = (),
+    ) -> None:
         """Cancel an INVITE of ours; ``reasons`` become Reason headers. Nothing happens once it has a final response.
 
         The CANCEL waits for a provisional response (RFC 3261 §9.1, R07). Without a final response within 64*T1 after
@@ -203,10 +209,11 @@ class Endpoint:
         """
         if UNPRINTABLE.search("".join(reasons)):  # now, and not when the provisional response comes
             raise ValueError("CR, LF or NUL within a SIP header")
+        said = (*(Header("Reason", reason) for reason in reasons), *headers)
         if transaction.state is State.PROCEEDING and not transaction.cancel_sent:
-            self._send_cancel(transaction, reasons, now)
+            self._send_cancel(transaction, said, now)
         elif transaction.state is State.CALLING:
-            transaction.cancel_pending = reasons
+            transaction.cancel_pending = said
 
     def respond(self, transaction: ServerTransaction, response: Response, now: float) -> None:
         """Send a response; after a final one there is nothing more to say and the call does nothing.
@@ -342,9 +349,9 @@ class Endpoint:
                 self._answered[_call_and_number(transaction.request)] = transaction
         self._perform_client(transaction, transaction.step(what), now, response, flow)
         if transaction.cancel_pending is not None and transaction.state is not State.CALLING:
-            reasons, transaction.cancel_pending = transaction.cancel_pending, None
+            said, transaction.cancel_pending = transaction.cancel_pending, None
             if transaction.state is State.PROCEEDING:
-                self._send_cancel(transaction, reasons, now)
+                self._send_cancel(transaction, said, now)
         return True
 
     def _perform_client(
@@ -409,7 +416,7 @@ class Endpoint:
             Transmit(transaction.ack, transaction.flow, "ACK", 0, repeated, transaction.request.call_id)
         )
 
-    def _send_cancel(self, invite: ClientTransaction, reasons: tuple[str, ...], now: float) -> None:
+    def _send_cancel(self, invite: ClientTransaction, said: tuple[Header, ...], now: float) -> None:
         """Send the CANCEL of an INVITE that is ringing (RFC 3261 §9.1): same branch, same place."""
         request = invite.request
         headers = Headers()
@@ -417,8 +424,8 @@ class Endpoint:
         headers.add("Max-Forwards", "70")
         headers.copy_from(request.headers, _COPIED_TO_CANCEL)
         headers.add("CSeq", f"{request.cseq.number} CANCEL")
-        for reason in reasons:
-            headers.add("Reason", reason)
+        for header in said:
+            headers.append(header)
         invite.cancel_sent = True
         transaction = ClientTransaction(Request("CANCEL", request.uri, headers), invite.flow, self._values)
         transaction.cancelled = invite

@@ -16,7 +16,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from bridge.sip.events import Flow
-from bridge.sip.message import Request, Response
+from bridge.sip.message import Header, Request, Response
 from bridge.sip.reliable import ReliableResponses
 from bridge.sip.timers import TimerValues
 
@@ -301,7 +301,7 @@ class ClientTransaction(Transaction):
         self.datagrams: Flow | None = None  # the UDP flow that was meant for a request too large for it (R13)
         self.ack: bytes | None = None  # for a non-2xx
         self.acks: dict[str | None, bytes] = {}  # for 2xx, by To tag
-        self.cancel_pending: tuple[str, ...] | None = None  # Reason values of a CANCEL that waits for a 1xx (R07)
+        self.cancel_pending: tuple[Header, ...] | None = None  # of a CANCEL that waits for a 1xx (R07)
         self.cancel_sent = False
         self.cancelled: ClientTransaction | None = None  # a CANCEL's: the INVITE it cancels
 

@@ -145,8 +145,9 @@ def test_reason_passes_on_cancel_and_bye() -> None:
     world.run(0.05)
     world.platform.respond(world.platform.requests("INVITE")[0], 180)
     world.run(0.05)
-    world.carrier.cancel(asked, {"Reason": 'SIP;cause=200;text="Call completed elsewhere"'})
+    world.carrier.cancel(asked, {"Reason": 'SIP;cause=200;text="Call completed elsewhere"', "X-Left": "1"})
     world.run(0.05)
+    assert world.platform.requests("CANCEL")[0].headers.get("X-Left") == "1"  # D39
     assert world.platform.requests("CANCEL")[0].headers.get_all("Reason") == [
         'SIP;cause=200;text="Call completed elsewhere"'
     ]
