@@ -34,7 +34,7 @@ from bridge.b2bua.exchange import Exchange, Timer
 from bridge.b2bua.hunt import Hunt
 from bridge.b2bua.leg import Leg
 from bridge.b2bua.media import Origin, agreed, answer_in_force, codec_policy, leg_media, speaks_more
-from bridge.b2bua.record import CallRecord, LegFacts, Reason, TransferFacts, TransferResult
+from bridge.b2bua.record import CallRecord, LegFacts, Reason, Result, TransferFacts, TransferResult
 from bridge.b2bua.routing import Dialled, Invitation, Target
 from bridge.b2bua.sequel import Sequel
 from bridge.b2bua.transfer import Transfer, trace_transfer
@@ -110,8 +110,9 @@ class Call:
         self.caller = caller
         self._note_leg(caller)
         self.state = CallState.DIALLING
-        caller.reject(cause, now, headers)
-        self.record.status = cause.status
+        heard = _as_heard(cause, caller.peer) if reason is Reason.LIMIT else cause
+        caller.reject(heard, now, headers)
+        self.record.status = heard.status
         self._end(cause, reason, "bridge", caller, now)
 
     def receive(self, leg: Leg, event: ControlEvent, now: float) -> None:
@@ -539,14 +540,12 @@ class Call:
 
     def _give_up(self, cause: Cause, reason: Reason, now: float, retry_after: int | None = None) -> None:
         """Refuse the caller, with the status that the caller's profile wants for it (D12)."""
-        status = self.caller.peer.profile.responses.get(cause.status, cause.status)
-        if not 400 <= status < 700:  # an unfollowed redirect (T09)
-            status = 480
-        phrase = cause.reason if status == cause.status else REASONS.get(status, "")
         headers = (Header("Retry-After", str(retry_after)),) if retry_after is not None else ()
-        self.caller.reject(Cause(status, phrase, cause.reasons), now, headers)
-        self.record.status = status
-        self._end(cause, reason, "bridge" if reason.result.value == "failed" else self._far_name(), self.caller, now)
+        heard = _as_heard(cause, self.caller.peer)
+        self.caller.reject(heard, now, headers)
+        self.record.status = heard.status
+        ours = reason.result is Result.FAILED or reason in (Reason.LIMIT, Reason.FORBIDDEN)
+        self._end(cause, reason, "bridge" if ours else self._far_name(), self.caller, now)
 
     def _far_name(self) -> str:
         return self.caller.name.other.value
@@ -618,6 +617,15 @@ class Call:
 
     def _trace(self, kind: str, text: str, now: float) -> None:
         self._exchange.act(Trace(kind, now, call=self.record.id, text=text))
+
+
+def _as_heard(cause: Cause, caller: Peer) -> Cause:
+    """Return a failure as a caller's profile wants to hear it (D12, R23)."""
+    status = caller.profile.responses.get(cause.status, cause.status)
+    if not 400 <= status < 700:  # a redirect that was not followed (T09)
+        status = 480
+    phrase = cause.reason if status == cause.status else REASONS.get(status, "")
+    return Cause(status, phrase, cause.reasons)
 
 
 # (state, who speaks, what is said) → what the call does. What is not listed has no meaning there and is let pass:

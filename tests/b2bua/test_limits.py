@@ -277,12 +277,15 @@ def test_a_peer_that_calls_too_often_is_refused() -> None:
 
 def test_a_full_bridge_is_busy_where_the_callers_profile_says_so() -> None:
     """D12: `responses` holds for limits too."""
-    world = World(platform={"responses": {503: 486}}, carrier_peer={"max_calls": 1})
-    outbound(world)
-    outbound(world)
-    world.run(0.1)
-    assert 486 in world.platform.statuses()
-    assert 503 not in world.platform.statuses()
+    accounts: list[dict[str, Any]] = [{"carrier_peer": {"max_calls": 1}}, {"platform_peer": {"max_calls": 1}}]
+    for peers in accounts:
+        world = World(platform={"responses": {503: 486}}, **peers)
+        outbound(world)
+        outbound(world)
+        world.run(0.1)
+        assert 486 in world.platform.statuses()
+        assert 503 not in world.platform.statuses()
+        assert (world.record["status"], world.record["reason"], world.record["ended_by"]) == (486, "limit", "bridge")
 
 
 def test_spending_ends_when_the_minutes_of_the_day_are_gone() -> None:
