@@ -102,6 +102,7 @@ class CallLog:
             "limit": self._limit,
             "bug": self._bug,
             "transfer": self._transferred,
+            "trunk": self._trunk,
         }
         if messages:
             self._tellers |= {"received": self._message, "sent": self._message}
@@ -125,6 +126,9 @@ class CallLog:
 
     def _note(self, trace: Trace) -> None:
         self.log.info("{line}", line=f"call {trace.call} note: {trace.text}", call=trace.call)
+
+    def _trunk(self, trace: Trace) -> None:
+        self.log.info("{line}", line=f"trunk {trace.text}")
 
     def _transferred(self, trace: Trace) -> None:
         details = "".join(f" {key}={_quoted(str(value))}" for key, value in trace.details.items())

@@ -104,8 +104,8 @@ class Trace:
     ``sip_rejected_total``), ``limit`` (a limit or rule refused a call: ``text`` is the label in
     ``limit_rejections_total``, ``details`` has carrier and platform), ``state`` (a call changed state: ``text``),
     ``note`` (what a reader of the call may wonder about: ``text``), ``relay`` (a relay event: ``text``),
-    ``transfer`` (a transfer has ended: ``details``) and ``bug`` (an exception of ours, contained: ``text`` is the
-    traceback). ``call`` is the record id of the call, "" if none.
+    ``transfer`` (a transfer has ended: ``details``), ``trunk`` (registration or health of a peer: ``text``) and ``bug``
+    (an exception of ours, contained: ``text`` is the traceback). ``call`` is the record id of the call, "" if none.
     ``leg`` is the side that the peer belongs to, None for a stranger.
     """
 

@@ -135,7 +135,16 @@ class Core:
         self._failures: dict[str, str] = {}
         self._reported: Counter[str] = Counter()  # the endpoint's rejections that were traced
         self._admission = Admission(peers, config.node.name, tokens)
-        surroundings = Surroundings(self._endpoint, tokens, self.flow_to, self._host, self.look_up, self._sources.learn)
+        surroundings = Surroundings(
+            self._endpoint,
+            tokens,
+            self.flow_to,
+            self._host,
+            self.look_up,
+            self._sources.learn,
+            busy=lambda peer: any(leg.peer is peer for leg in self._dialogs.values()),
+            tell=lambda peer, news, now: self._actions.append(Trace("trunk", now, text=f"{peer.name}: {news}")),
+        )
         self._trunks = Trunks(peers, self._sources, surroundings)
         self._limits = Limits(config, wall_offset, lambda at: self._timers.set(("limits", ""), at))
         self._exchange = Exchange(

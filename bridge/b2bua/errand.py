@@ -44,6 +44,8 @@ class Surroundings:
     our_host: Callable[[Flow], str]
     look_up: Callable[[Inquiry, Query], None]
     learn: Callable[[Peer, str], None]
+    busy: Callable[[Peer], bool]  # whether a call of the peer's goes on
+    tell: Callable[[Peer, str, float], None]  # the operator, of what has changed
 
     def random(self) -> float:
         """Return a random share from 0 to 1."""

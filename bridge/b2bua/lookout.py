@@ -32,6 +32,7 @@ class _Watch:
     health: Health
     flow: Flow | None = None
     uri: str = ""
+    told_down: bool = False
 
 
 class Lookout:
@@ -53,7 +54,7 @@ class Lookout:
         """Probe where the peer has registered from, until `forget`."""
         watch = self._watch(peer, flow.remote, now, probed=True)
         watch.flow, watch.uri = flow, uri
-        self._arm(watch, flow.remote)
+        self._arm(watch, flow.remote, now)
 
     def forget(self, peer: Peer, address: Address) -> None:
         """Stop watching a hop."""
@@ -70,7 +71,7 @@ class Lookout:
         if watch is not None:
             if watch.health.handle_timeout(now, self._surroundings.random()):
                 self._probe(watch, now)
-            self._arm(watch, which)
+            self._arm(watch, which, now)
 
     def _found(self, peer: Peer, host: Host, resolution: Resolution, now: float) -> None:
         self._timers.set(("find", peer.name, host), now + peer.profile.health_interval)
@@ -85,7 +86,7 @@ class Lookout:
             watch = self._watch(peer, flow.remote, now, probed=True)
             if watch.flow != flow:
                 watch.flow, watch.uri = flow, f"sip:{Target(peer, host).authority}"
-                self._arm(watch, flow.remote)
+                self._arm(watch, flow.remote, now)
 
     def _probe(self, watch: _Watch, now: float) -> None:
         """Send OPTIONS (RFC 3261 §11.1): any answer to it is a sign of life."""
@@ -104,24 +105,27 @@ class Lookout:
 
     def _answered(self, watch: _Watch, response: Response, transaction: ClientTransaction, now: float) -> None:
         watch.health.answered(now, self._surroundings.random())
-        self._arm(watch, transaction.flow.remote)
+        self._arm(watch, transaction.flow.remote, now)
 
     def _unanswered(self, watch: _Watch, transaction: ClientTransaction, status: int, now: float) -> None:
         if status == 503:  # else the probe was given up long before its transaction
             watch.health.missed(now, self._surroundings.random())
-            self._arm(watch, transaction.flow.remote)
+            self._arm(watch, transaction.flow.remote, now)
 
     # -- what calls meet ---------------------------------------------------------------------------------------------
 
     def heard(self, peer: Peer, flow: Flow, now: float) -> None:
         """Learn that a response to a call came from a hop."""
-        self._watch(peer, flow.remote, now).health.heard(now)
+        watch = self._watch(peer, flow.remote, now)
+        watch.health.heard(now)
+        if watch.told_down:
+            self._arm(watch, flow.remote, now)
 
     def failed(self, peer: Peer, flow: Flow, now: float) -> None:
         """Learn that a call got no response from a hop, or could not be sent there."""
         watch = self._watch(peer, flow.remote, now)
         watch.health.failed(now)
-        self._arm(watch, flow.remote)
+        self._arm(watch, flow.remote, now)
 
     def resolved(self, target: Target, hops: Iterable[Hop]) -> None:
         """Learn the hops of a host that a call has looked up."""
@@ -173,7 +177,15 @@ class Lookout:
                 self.forget(peer, mine[0][1])
         return found
 
-    def _arm(self, watch: _Watch, address: Address) -> None:
+    def _arm(self, watch: _Watch, address: Address, now: float) -> None:
+        """Set the timer by what has become of a hop, and tell the operator of one that fell or rose."""
+        state = watch.health.state
+        if state is State.DOWN and not watch.told_down:
+            watch.told_down = True
+            self._surroundings.tell(watch.peer, "{}:{} is down: it leaves OPTIONS unanswered".format(*address), now)
+        elif state is State.UP and watch.told_down:
+            watch.told_down = False
+            self._surroundings.tell(watch.peer, "{}:{} is up again".format(*address), now)
         key = ("probe", watch.peer.name, address)
         if watch.flow is None or watch.health.due_at is None or (watch.peer.name, address) not in self._watches:
             self._timers.cancel(key)

@@ -28,6 +28,8 @@ from bridge.sip.tokens import new_tag
 from bridge.sip.transaction import ClientTransaction
 from bridge.sip.uri import escape_user
 
+LINGERS_FOR = 60.0  # seconds until it is seen whether the calls of an address that is bound no more have ended
+
 
 class Trunks:
     """Own the registrations, the bindings and the health of every peer. Nothing happens before the first time-out."""
@@ -36,11 +38,13 @@ class Trunks:
         self._peers = {peer.name: peer for peer in peers}
         self._sources = sources
         self._surroundings = surroundings
-        self._timers = TimerTable()  # by ("begin",), ("register", peer), ("bindings", peer) and the lookout's
+        self._timers = TimerTable()  # by ("begin",), ("register" | "bindings" | "linger", peer), and the lookout's
         self._lookout = Lookout(surroundings, self._timers)
         self._registrations: dict[str, Registration] = {}
         self._registrars: dict[str, Registrar] = {}
         self._bound: dict[str, set[Address]] = {}  # where each peer is registered from
+        self._lingering: dict[str, set[str]] = {}  # addresses unbound while calls went on
+        self._news: dict[str, str] = {}  # what the operator was told last of each registration
         self._stopped = False
         for peer in self._peers.values():
             if peer.profile.register:
@@ -61,17 +65,17 @@ class Trunks:
 
     def response(self, errand: Errand, response: Response, transaction: ClientTransaction, now: float) -> None:
         errand.response(response, transaction, now)
-        self._arm(errand.peer)
+        self._arm(errand.peer, now)
 
     def unanswered(self, errand: Errand, transaction: ClientTransaction, status: int, now: float) -> None:
         errand.unanswered(transaction, status, now)
-        self._arm(errand.peer)
+        self._arm(errand.peer, now)
 
     def flow_lost(self, flow: Flow, now: float) -> None:
         """Take word that a connection is gone."""
         for name, registration in self._registrations.items():
             registration.flow_lost(flow, now)
-            self._arm(self._peers[name])
+            self._arm(self._peers[name], now)
         for name, registrar in self._registrars.items():
             registrar.flow_lost(flow)
             self._rebind(self._peers[name], now)
@@ -83,7 +87,7 @@ class Trunks:
             self._timers.cancel(("begin",))
             for name, registration in self._registrations.items():
                 registration.stop(now)
-                self._arm(self._peers[name])
+                self._arm(self._peers[name], now)
 
     def handle_timeout(self, now: float) -> None:
         """Let everything that is due by now happen."""
@@ -93,7 +97,9 @@ class Trunks:
                     self._begin(now)
                 case ("register", name):
                     self._registrations[name].handle_timeout(now)
-                    self._arm(self._peers[name])
+                    self._arm(self._peers[name], now)
+                case ("linger", name):
+                    self._bind(self._peers[name], now)
                 case ("bindings", name):
                     self._registrars[name].expire(now)
                     self._rebind(self._peers[name], now)
@@ -217,7 +223,7 @@ class Trunks:
     def _begin(self, now: float) -> None:
         for name, registration in self._registrations.items():
             registration.start(now)
-            self._arm(self._peers[name])
+            self._arm(self._peers[name], now)
         for peer in self._peers.values():
             if peer.profile.health == "options":
                 for host in peer.hosts:
@@ -247,16 +253,31 @@ class Trunks:
         if resolution.hops:
             problem = f"there is no {resolution.hops[0].transport} listener to reach {host.host} from"
         self._registrations[peer.name].found(flows, problem, now)
-        self._arm(peer)
+        self._arm(peer, now)
 
-    def _arm(self, peer: Peer) -> None:
+    def _arm(self, peer: Peer, now: float) -> None:
         registration = self._registrations.get(peer.name)
         if registration is None:
             return
+        self._tell(peer, registration, now)
         if registration.due_at is None:
             self._timers.cancel(("register", peer.name))
         else:
             self._timers.set(("register", peer.name), registration.due_at)
+
+    def _tell(self, peer: Peer, registration: Registration, now: float) -> None:
+        """Let the operator know of a registration that has come about, failed or ended, once each."""
+        if registration.failing_since is not None:
+            news = "can't register: " + registration.problem
+        elif registration.state is State.REGISTERED:
+            news = "registered"
+        elif registration.state is State.UNREGISTERED:
+            news = "no longer registered"
+        else:
+            return
+        if self._news.get(peer.name) != news:
+            self._news[peer.name] = news
+            self._surroundings.tell(peer, news, now)
 
     # -- registrations of theirs -------------------------------------------------------------------------------------
 
@@ -273,12 +294,22 @@ class Trunks:
         before = self._bound.get(peer.name, set())
         self._bound[peer.name] = bound
         if bound != before:
-            self._sources.bind(peer, {address for address, _ in bound})
+            self._lingering.setdefault(peer.name, set()).update(address for address, _ in before - bound)
+            self._bind(peer, now)
         for gone in before - bound:
             self._lookout.forget(peer, gone)
         if peer.profile.health == "options":
             for binding in bindings:
                 self._lookout.watch_flow(peer, binding.flow, str(binding.contact), now)
+
+    def _bind(self, peer: Peer, now: float) -> None:
+        """Take requests from where a peer is bound, and was when the calls began that still go on."""
+        lingering = self._lingering[peer.name]
+        if not self._surroundings.busy(peer):
+            lingering.clear()
+        if lingering:
+            self._timers.set(("linger", peer.name), now + LINGERS_FOR)
+        self._sources.bind(peer, {address for address, _ in self._bound[peer.name]} | lingering)
 
 
 def _user(peer: Peer) -> str:

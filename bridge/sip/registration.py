@@ -2,7 +2,8 @@
 
 `TABLE` maps ``(state, input)`` to the next state and what to do. A try is one REGISTER with the repetitions that a
 challenge or a 423 asks for; a trunk makes at most one in `SHORTEST_PAUSE` seconds (R25). The machine has one timer:
-``due_at`` is when `Registration.handle_timeout` wants to be called.
+``due_at`` is when `Registration.handle_timeout` wants to be called. Bulk registration (RFC 6140) is for registrars that
+know a whole PBX under one name; none of the carriers at hand asks for it, so it is neither offered nor sent.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import pytest
 
 from bridge.sip.events import Address
 from bridge.sip.message import Request, Response
+from tests.b2bua.test_admission import Prover
 from tests.harness.network import BRIDGE
 from tests.harness.world import NUMBER, PLATFORM, Party, World, sdp
 
@@ -168,3 +169,25 @@ def test_configured_hosts_serve_while_nothing_is_bound() -> None:
     world.carrier.invite()
     world.run(0.1)
     assert len(agent.requests("INVITE")) == 1
+
+
+def test_a_call_outlives_the_binding_that_it_came_by() -> None:
+    """D24: from an address that is known by its registration alone."""
+    world = registered_platform(sources=(), inbound_username="agent", inbound_password="secret")
+    agent = Prover(world.network, ROAMING)
+    agent.prove(agent.ask("REGISTER"), "agent", "secret")
+    asked = world.carrier.invite()
+    world.run(0.1)
+    [offered] = agent.requests("INVITE")
+    agent.respond(offered, 200, body=sdp((ROAMING[0], 50000)))
+    world.run(0.1)
+    world.carrier.ack(asked, world.carrier.responses()[-1])
+    world.run(3700.0)
+    assert world.core.trunks()[1]["bindings"] == []
+    agent.within_received("BYE", offered, "far", 2)
+    world.run(0.1)
+    assert agent.statuses("BYE") == [200]
+    world.run(130.0)
+    before = len(agent.inbox)
+    agent.ask("INVITE")
+    assert len(agent.inbox) == before

@@ -96,6 +96,10 @@ def test_a_silent_peer_is_down_within_65_seconds_and_up_after_two_answers(seed: 
     assert health(world)["state"] == "down"  # one answer is not enough
     world.run(34.0)
     assert health(world)["state"] == "up"
+    assert [trace.text for trace in world.network.traces if trace.kind == "trunk"] == [
+        "support: 127.0.0.20:5060 is down: it leaves OPTIONS unanswered",
+        "support: 127.0.0.20:5060 is up again",
+    ]
 
 
 @pytest.mark.parametrize("seed", range(4))

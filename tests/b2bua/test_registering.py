@@ -346,3 +346,19 @@ def test_keep_stands_in_no_via_of_ours_and_gets_no_value_from_us() -> None:
     [answer] = world.platform.responses("OPTIONS")
     assert answer.status == 200
     assert answer.via.param("keep") == ""
+
+
+def test_the_operator_is_told_once_of_each_change() -> None:
+    world = registering()
+    found = registrar(world)
+    found.script = lambda request: bool(world.carrier.respond(request, 500))
+    world.run(60.0)
+    found.script = lambda request: False
+    world.run(200.0)
+    world.network.command(Drain())
+    world.run(1.0)
+    assert [trace.text for trace in world.network.traces if trace.kind == "trunk"] == [
+        "main: can't register: the registrar answered 500 Reason",
+        "main: registered",
+        "main: no longer registered",
+    ]

@@ -17,7 +17,7 @@ import pytest
 
 from bridge.sip.digest import DigestClient
 from bridge.sip.message import Request, Response, parse
-from tests.cli.process import Bridge, running
+from tests.cli.process import Bridge, invoke, running
 from tests.harness.network import SeededTokens
 
 pytestmark = pytest.mark.sockets
@@ -167,6 +167,9 @@ def test_a_process_registers_with_its_carrier_and_takes_its_leave(tmp_path: Path
         assert contact.uri.user == "trunk"
         assert contact.uri.transport == (None if transport == "udp" else "tcp")
         until(lambda: trunks(bridge)[0]["registration"]["state"] == "registered")
+        listing = invoke("trunks", environment={"TRUNKBRIDGE_ADMIN": bridge.admin}).stdout
+        assert re.search(r"main .*registered since \d\d:\d\d:\d\d, until .*unknown", listing), listing
+        assert re.search(r"agents .*not registered", listing), listing
         with urllib.request.urlopen(f"{bridge.admin}/metrics", timeout=10) as answer:
             assert b'trunkbridge_registrations{carrier="main",state="registered"} 1.0' in answer.read()
         bridge.process.send_signal(signal.SIGTERM)
