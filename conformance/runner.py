@@ -16,7 +16,10 @@ from conformance.ground import Ground, NotApplicable
 from conformance.peer import Unmet
 from conformance.stage import StageError
 
-MODULES = ("signalling", "strangers", "torture", "traffic", "scenarios", "media", "clients", "edges", "faults", "attacks", "loads")
+MODULES = (
+    "signalling", "strangers", "torture", "traffic", "scenarios", "media", "clients", "edges", "names", "faults",
+    "attacks", "loads",
+)  # fmt: skip
 """The modules of `conformance.cases` in the order in which they are played."""
 
 Play = Callable[[Ground], str | None]
