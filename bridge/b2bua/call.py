@@ -66,6 +66,8 @@ REPORT_FOR = 2.0  # seconds the relay has to report on a closed session before t
 
 
 class CallState(enum.Enum):
+    __hash__ = object.__hash__  # a key of tables; Enum's own hash is written in Python
+
     OPENING = "opening"  # waits for the relay's ports
     DIALLING = "dialling"  # looks for a target that answers
     UP = "up"

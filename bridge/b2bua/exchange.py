@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 
 class Timer(enum.Enum):
+    __hash__ = object.__hash__
+
     RINGING = "ringing"  # let the caller hear 180 by then
     RESPONSE = "response"  # the target has given no response at all
     RING = "ring"  # the target has not answered

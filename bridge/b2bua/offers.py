@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 
 class LegTimer(enum.Enum):
+    __hash__ = object.__hash__
+
     SESSION = "session"  # refresh the session, or give up on a peer that has not (RFC 4028 §10)
     GLARE = "glare"  # offer again after a 491 (RFC 3261 §14.1)
 
