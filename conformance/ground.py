@@ -268,12 +268,13 @@ _REMEDIES = {
     "stunnel": "apt-get install stunnel4",
     "tshark": "apt-get install tshark",
     "baresip": "apt-get install baresip-core",
+    "dnsmasq": "apt-get install dnsmasq-base",
 }
 
 
 def tool(name: str) -> str:
     """Return the path of an independent party's program. Raises NotApplicable with how to get it."""
-    path = shutil.which(name)
+    path = shutil.which(name) or shutil.which(name, path="/usr/sbin")
     if path is None:
         raise NotApplicable(f"{name} is not installed: {_REMEDIES.get(name, f'install {name}')}")
     return path
