@@ -123,7 +123,7 @@ def _ends(ground: Ground) -> str:
 
 
 _NEGLECT = {
-    "caller-never-acknowledges": ("caller-never-acknowledges", "uas"),
+    "caller-forgets-the-ack": ("caller-forgets-the-ack", "uas"),
     "answerer-vanishes": ("uac", "answerer-vanishes"),
     "answerer-makes-no-sense": ("uac", "answerer-makes-no-sense"),
 }
