@@ -532,6 +532,8 @@ class _Loader:
         accounts = self._accounts(table)
         own_sources = self._networks(table)
         limits = self._limits(table)
+        if "cps" not in table.values and profile is not None:
+            limits["cps"] = profile.cps
         if kind == "carrier":
             limits["deny"] = PREMIUM if "deny" not in table.values else limits["deny"]
         if profile is None:

@@ -113,6 +113,8 @@ class Profile:
     register_expires: int = 3600  # seconds asked for
     registers: bool = False  # this party registers with us, its hosts come from there (D24)
 
+    cps: float = 0.0  # new calls a second that the party takes unless the account says otherwise, 0: no limit (D13)
+
     domain: str = ""  # what fills {domain} in hosts and request_uri; regions set it (D5)
     variables: tuple[str, ...] = ()  # further keys an account may set; those in the templates need no naming here
     mode: str = ""  # the chosen one of `modes`
@@ -177,6 +179,12 @@ def _seconds(low: float, high: float) -> Read:
         return float(value)
 
     return read
+
+
+def _rate(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1e6:
+        raise Mistake(f"{shown(value)} is not a rate", "write calls a second, 0 for no limit")
+    return float(value)
 
 
 def _flag(value: Any) -> bool:
@@ -354,6 +362,7 @@ SCHEMA: Mapping[str, Key] = {
     "register": Key(_flag),
     "register_expires": Key(_integer(30, 86_400)),
     "registers": Key(_flag),
+    "cps": Key(_rate),
     "requires": Key(_listing(_one_of("tcp", "tls", "srtp", "http-step"))),
     "notes": Key(_listing(_LINE), overridable=False),
 }

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.config import Admin, Config, Host, Listen, Media, Route, check, load
+from bridge.config import PREMIUM, QUEUE_FOR, Admin, Config, Host, Listen, Media, NodeLimits, Route, check, load
 from bridge.errors import ConfigError
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "deploy" / "trunkbridge.toml"
@@ -512,3 +512,116 @@ def test_any_value_in_any_place_is_accepted_or_reported(data):
         config, errors = check(path)
     assert (config is None) == bool(errors)
     assert all(error.line > 0 and error.remedy for error in errors)
+
+
+# -- who a peer is and what it may carry -----------------------------------------------------------------------------
+
+LAB = '[carriers.c]\nhosts = ["192.0.2.1"]\n'
+
+
+def test_an_account_says_what_it_may_carry(write):
+    """F18, D13, T09."""
+    config = loaded(
+        write,
+        """
+        [limits]
+        max_calls = 1000
+        cps = 50
+        reserve = { inbound = 300 }
+        [carriers.c]
+        hosts = ["192.0.2.1"]
+        max_calls = 100
+        reserve = { inbound = 20, outbound = 10 }
+        cps = 2
+        cps_from = 20
+        queue_for = 1.5
+        max_minutes_a_day = 3000
+        allow = ["+1", "+44*"]
+        deny = ["+1 (900)"]
+        [platforms.p]
+        hosts = ["192.0.2.2"]
+        """,
+    )
+    assert config.limits == NodeLimits(1000, 50.0, {"inbound": 300})
+    carrier, platform = config.peer("c"), config.peer("p")
+    assert (carrier.max_calls, carrier.reserve) == (100, {"inbound": 20, "outbound": 10})
+    assert (carrier.cps, carrier.cps_from, carrier.queue_for, carrier.max_minutes_a_day) == (2.0, 20.0, 1.5, 3000)
+    assert (carrier.allow, carrier.deny) == (("+1", "+44"), ("+1 (900)",))
+    assert (platform.cps, platform.queue_for, platform.allow, platform.deny) == (0.0, QUEUE_FOR, (), ())
+    assert platform.reserve == {}
+
+
+def test_a_carrier_is_not_dialled_for_premium_rate_unless_somebody_says_so(write):
+    """T09: satellite and premium rate numbers are what toll fraud dials."""
+    assert loaded(write, LAB).peer("c").deny == PREMIUM
+    assert {"+881", "+1900", "+979"} <= set(PREMIUM)
+    assert loaded(write, f"{LAB}deny = []\n").peer("c").deny == ()
+
+
+def test_a_profile_says_how_many_calls_a_second_until_the_account_does(write):
+    """D13: Twilio begins with one."""
+    twilio = '[carriers.c]\nprofile = "twilio"\nhosts = ["x.pstn.twilio.com"]\n'
+    assert loaded(write, twilio).peer("c").cps == 1.0
+    assert loaded(write, f"{twilio}cps = 15\n").peer("c").cps == 15.0
+    assert loaded(write, f"{twilio}cps = 0\n").peer("c").cps == 0.0
+
+
+def test_an_account_says_how_it_proves_itself_and_where_we_register(write):
+    """D9, D24."""
+    config = loaded(
+        write,
+        f'{LAB}username = "u"\npassword = "p"\nregister = true\nregistrar = "reg.example.com:5070"\n'
+        'inbound_username = "them"\ninbound_password = "secret"\n',
+    )
+    carrier = config.peer("c")
+    assert (carrier.inbound_username, carrier.inbound_password) == ("them", "secret")
+    assert carrier.registrar == Host("reg.example.com", 5070, "")
+    assert CANARY not in repr(carrier)
+    assert "secret" not in repr(carrier)
+
+
+LIMIT_MISTAKES = {
+    'inbound_username = "x"\n': "3: carriers.c.inbound_username: has no inbound_password; "
+    'write inbound_password = "${env:NAME}"',
+    'inbound_password = "x"\n': "3: carriers.c.inbound_password: has no inbound_username; "
+    "write inbound_username beside it",
+    'inbound_username = "a\\u0001"\ninbound_password = "x"\n': "3: carriers.c.inbound_username: holds a control "
+    "character; write one line of text",
+    "reserve = { inbound = 3 }\n": "3: carriers.c.reserve: is a share of max_calls, which is not set; "
+    "write max_calls beside it",
+    "max_calls = 4\nreserve = { inbound = 3, outbound = 2 }\n": "4: carriers.c.reserve: keeps more than the 4 of "
+    "max_calls; write smaller numbers",
+    "max_calls = 4\nreserve = { inboud = 3 }\n": '4: carriers.c.reserve.inboud: is no key here; did you mean "inbound"?',
+    "reserve = 3\n": "3: carriers.c.reserve: is not a table; write [carriers.c.reserve]",
+    'deny = ["+1900", "a;b"]\n': '3: carriers.c.deny[1]: "a;b" is no prefix of a number; write it as "+1900"',
+    'allow = "+1"\n': '3: carriers.c.allow: "+1" is not a list; write ["+1"]',
+    "queue_for = -1\n": "3: carriers.c.queue_for: -1 does not fit here; write a number, 0 for no limit",
+    'registrar = "reg.example.com"\n': "3: carriers.c.registrar: names where to register, but this account does not "
+    "register; write register = true beside it, or leave it out",
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), LIMIT_MISTAKES.items())
+def test_a_mistake_in_what_an_account_may_do_is_told(problems, text, expected):
+    assert problems(LAB + text) == [expected]
+
+
+def test_who_cannot_answer_a_challenge_is_not_given_one(problems):
+    """D9: Twilio's calls would all be refused."""
+    text = (
+        '[carriers.c]\nprofile = "twilio"\nhosts = ["x.pstn.twilio.com"]\n'
+        'inbound_username = "x"\ninbound_password = "y"\n'
+    )
+    assert problems(text) == [
+        "4: carriers.c.inbound_username: twilio cannot answer a challenge: none of its calls would come through; "
+        "leave it out: its addresses identify it"
+    ]
+
+
+def test_the_nodes_limits_are_checked_like_an_accounts(problems):
+    assert problems("[limits]\nmax_cals = 3\n") == [
+        '2: limits.max_cals: is no key here; did you mean "max_calls"?',
+    ]
+    assert problems("[limits]\nmax_calls = 1\nreserve = { outbound = 2 }\n") == [
+        "3: limits.reserve: keeps more than the 1 of max_calls; write smaller numbers"
+    ]
