@@ -591,7 +591,8 @@ LIMIT_MISTAKES = {
     "write max_calls beside it",
     "max_calls = 4\nreserve = { inbound = 3, outbound = 2 }\n": "4: carriers.c.reserve: keeps more than the 4 of "
     "max_calls; write smaller numbers",
-    "max_calls = 4\nreserve = { inboud = 3 }\n": '4: carriers.c.reserve.inboud: is no key here; did you mean "inbound"?',
+    "max_calls = 4\nreserve = { inboud = 3 }\n": "4: carriers.c.reserve.inboud: is no key here; "
+    'did you mean "inbound"?',
     "reserve = 3\n": "3: carriers.c.reserve: is not a table; write [carriers.c.reserve]",
     'deny = ["+1900", "a;b"]\n': '3: carriers.c.deny[1]: "a;b" is no prefix of a number; write it as "+1900"',
     'allow = "+1"\n': '3: carriers.c.allow: "+1" is not a list; write ["+1"]',
