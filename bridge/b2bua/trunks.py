@@ -146,7 +146,7 @@ class Trunks:
         """
         if target.binding is not None:
             routes = target.binding.path
-            invitation = replace(invitation, request_uri=str(target.binding.contact))
+            invitation = replace(invitation, request_uri=target.binding.request_uri)
         else:
             registration = self._registrations.get(target.peer.name)
             if registration is None or not registration.is_bound(now):
@@ -300,7 +300,7 @@ class Trunks:
             self._lookout.forget(peer, gone)
         if peer.profile.health == "options":
             for binding in bindings:
-                self._lookout.watch_flow(peer, binding.flow, str(binding.contact), now)
+                self._lookout.watch_flow(peer, binding.flow, binding.request_uri, now)
 
     def _bind(self, peer: Peer, now: float) -> None:
         """Take requests from where a peer is bound, and was when the calls began that still go on."""

@@ -30,6 +30,11 @@ class Binding:
     registered_at: float
     expires_at: float
 
+    @property
+    def request_uri(self) -> str:
+        """The Contact as a Request-URI, where it may bear no headers (RFC 3261 §19.1.1 table 1)."""
+        return str(self.contact if self.contact.headers is None else replace(self.contact, headers=None))
+
 
 class Registrar:
     """Keep one party's bindings, `MOST_BINDINGS` at most: a new one then takes the place of the oldest."""

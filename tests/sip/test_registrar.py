@@ -165,6 +165,13 @@ def test_a_contact_that_can_not_be_called_is_refused(contact: str) -> None:
         register(Registrar(), request(contact))
 
 
+def test_the_headers_of_a_contact_stand_in_no_request_uri() -> None:
+    """T13: nor do they become headers of the request."""
+    registrar = Registrar()
+    register(registrar, request("<sip:a@10.0.0.5;ob?Replaces=x&Diversion=y>"))
+    assert registrar.bindings()[0].request_uri == "sip:a@10.0.0.5;ob"
+
+
 def test_what_has_run_out_is_forgotten() -> None:
     registrar = Registrar()
     register(registrar, request("<sip:a@10.0.0.5>", expires="60"))
