@@ -27,7 +27,7 @@ def trunks(client: AdminClient, as_json: bool) -> None:
             trunk["profile"],
             trunk["state"],
             trunk["active_calls"],
-            trunk["max_calls"],
+            _limits(trunk),
             _registration(trunk),
             _health(trunk["health"]),
             ", ".join(trunk["hosts"]),
@@ -45,6 +45,19 @@ def drain(client: AdminClient) -> None:
     """Refuse new calls from now on; those in progress go on. SIGTERM does the same and then exits."""
     answer = client.post("/api/v1/drain")
     click.echo(f"draining, {answer['active']} calls in progress")
+
+
+def _limits(trunk: Mapping[str, Any]) -> str | None:
+    """Say what a party may carry, and how much of it is in use where that is not the number of calls."""
+    limits = trunk["limits"]
+    parts = [str(limits["max_calls"])] if limits["max_calls"] else []
+    parts += [f"{number} for {direction}" for direction, number in limits["reserve"].items()]
+    if limits["cps"]:
+        waiting = f", {limits['queued']} wait" if limits["queued"] else ""
+        parts.append(f"{limits['cps_used']} of {limits['cps']:g}/s{waiting}")
+    if limits.get("max_minutes_a_day"):
+        parts.append(f"{limits['minutes_today']:g} of {limits['max_minutes_a_day']} min")
+    return ", ".join(parts) or None
 
 
 def _registration(trunk: Mapping[str, Any]) -> str | None:

@@ -176,6 +176,29 @@ def test_a_scan_writes_one_line_in_ten_seconds_for_each_kind() -> None:
     assert "unknown-source (and 999 more of the kind)" in log.lines()[2]
 
 
+def test_a_limit_raises_the_alarm_at_once_and_then_counts() -> None:
+    """T09: the first line comes with the first call that is refused; a storm does not fill the disk."""
+    log = LogFile()
+    parties = {"carrier": "main", "platform": "support"}
+    for _ in range(50):
+        log.calls(Trace("limit", 1.0, "call1", text="destination", details=parties))
+    log.calls(Trace("limit", 1.0, "call2", text="cps", details={"carrier": "main", "platform": ""}))
+    first, other = log.lines()
+    assert "warn" in first
+    assert "call call1 refused: limit=destination carrier=main platform=support" in first
+    assert "call call2 refused: limit=cps carrier=main platform=-" in other
+    log.clock.advance(10.0)
+    log.calls(Trace("limit", 1.0, "call3", text="destination", details=parties))
+    assert log.lines()[-1].endswith("platform=support (and 49 more of the kind)")
+
+
+def test_a_note_is_told_with_its_call() -> None:
+    """R42: a number that changed under a signature, say."""
+    log = LogFile()
+    log.calls(Trace("note", 1.0, "call1", text="From changed under Identity: +1 is anonymous"))
+    assert "call call1 note: From changed under Identity: +1 is anonymous" in log.lines()[0]
+
+
 def test_a_bug_is_told_with_its_traceback() -> None:
     log = LogFile()
     log.calls(Trace("bug", 1.0, text="Traceback (most recent call last):\nZeroDivisionError"))

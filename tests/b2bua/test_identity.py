@@ -210,6 +210,18 @@ def test_history_that_is_private_stays_in_the_trust_domain() -> None:
     ]
 
 
+def test_a_from_that_changes_within_a_call_goes_no_further() -> None:
+    """R40: RFC 4916: the dialog takes it, the other side is told nothing and nothing breaks."""
+    world = World()
+    call = world.set_up()
+    before = len(world.platform.raw)
+    call.asked.headers.set("From", (call.asked.headers.get("From") or "").replace("+14155550999", "+14155550777"))
+    world.carrier.within("INVITE", call.asked, call.accepted, 2, body=sdp((CARRIER[0], 40000)))
+    world.run(0.1)
+    assert world.carrier.statuses()[-1] == 200
+    assert len(world.platform.raw) == before
+
+
 # -- signatures and identifiers ----------------------------------------------------------------------------------------
 
 SHAKEN = f"eyJhbGciOiJFUzI1NiJ9.{'a1B_' * 700}.sig;info=<https://cert.example/a.pem>;alg=ES256;ppt=shaken"
