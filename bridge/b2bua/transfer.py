@@ -81,7 +81,7 @@ class Transfer:
         self.facts = facts
         self._call = call
         self._exchange = exchange
-        self._destination: Destination | None = None
+        self._instead: Callable[[float], None] | None = None  # the way to go if the carrier does not take REFER
         self._number = ""  # the target's
         self._origin: Origin | None = None  # of what we offer the target
         self._told = 100  # the last status that the transferor heard of
@@ -100,8 +100,7 @@ class Transfer:
 
     def check(self, uri: Uri, headers: Iterable[Header]) -> Callable[[float], None]:
         """Return the way to ``uri``, not taking it yet. Raises PeerError like `begin`."""
-        self._destination = self._exchange.directory.destination(uri, headers, self.transferor.peer)
-        return self._plan(self._destination)
+        return self._plan(self._exchange.directory.destination(uri, headers, self.transferor.peer))
 
     def receive(self, leg: Leg, event: ControlEvent, now: float) -> bool:
         """Take an event of one of the three; False leaves it to the call."""
@@ -167,10 +166,14 @@ class Transfer:
         if way == "off":
             raise PeerError(403, "Forbidden")
         takes_refer = not self.transferee.allows or "REFER" in self.transferee.allows
-        if way.startswith("refer") and takes_refer and directory.may_be_reached(destination, carrier):
+        passes = way.startswith("refer") and takes_refer and directory.may_be_reached(destination, carrier)
+        if passes and way == "refer":
             return partial(self._pass, destination, None)
-        targets = directory.targets(destination, self.transferor.peer, carrier)
-        return partial(self._dial, destination, targets)
+        dial = partial(self._dial, destination, directory.targets(destination, self.transferor.peer, carrier))
+        if passes:
+            self._instead = dial
+            return partial(self._pass, destination, None)
+        return dial
 
     def _plan_attended(self, destination: Destination, replaces: Replaces) -> Callable[[float], None]:
         """Find the dialog that the target is in: one of the transferor's own account with us (R38)."""
@@ -186,12 +189,13 @@ class Transfer:
             raise PeerError(481, "Call/Transaction Does Not Exist")
         if other.transferring:
             raise PeerError(491, "Request Pending")
-        carrier = self.transferee.peer
+        carrier, join = self.transferee.peer, partial(self._join, other, consulted, target)
         if carrier.profile.transfer.startswith("refer") and target.peer is carrier and target.remote_tag:
             theirs = Replaces(target.call_id, target.remote_tag, target.local_tag)
             number = other.number_of(target)
+            self._instead = join if carrier.profile.transfer == "refer-or-dial" else None
             return partial(self._pass, Destination(number, carrier, destination.embedded, destination.headers), theirs)
-        return partial(self._join, other, consulted, target)
+        return join
 
     def _pass(self, destination: Destination, replaces: Replaces | None, now: float) -> None:
         self.facts.mode = "refer" if replaces is None else "attended"
@@ -266,21 +270,11 @@ class Transfer:
             self._succeeded(now)
             # D34: Twilio keeps the caller in silence for 32 s unless the BYE follows at once.
             self._call.hang_up(Cause(200, "OK"), Reason.TRANSFERRED, self.transferor.peer.kind, now)
-        elif event.status in _NO_REFER and self.transferee.peer.profile.transfer == "refer-or-dial":
-            self._dial_instead(Cause(event.status, event.reason), now)
+        elif event.status in _NO_REFER and self._instead is not None:
+            self._exchange.cancel_timer(self._call, Timer.TRANSFER)
+            self._instead(now)
         else:
             self._failed(Cause(event.status, event.reason), now)
-
-    def _dial_instead(self, cause: Cause, now: float) -> None:
-        destination = self._destination
-        assert destination is not None
-        self._exchange.cancel_timer(self._call, Timer.TRANSFER)
-        try:
-            targets = self._exchange.directory.targets(destination, self.transferor.peer, self.transferee.peer)
-        except PeerError:
-            self._failed(cause, now)
-        else:
-            self._dial(destination, targets, now)
 
     def _target_rings(self, event: Ringing | Progress, now: float) -> None:
         """Let the transferee hear ringing. Early media is not passed: the platform would lose its own meanwhile."""

@@ -200,6 +200,20 @@ def test_an_attended_transfer_within_one_carrier_is_passed_with_the_carriers_own
     assert len(talk.carrier.requests("BYE")) == len(talk.platform.requests("BYE")) == 1
 
 
+def test_a_carrier_without_refer_has_its_two_calls_joined_here() -> None:
+    """D33: in an attended transfer nobody is dialled anew."""
+    talk = Consultation(carrier={"transfer": "refer-or-dial"})
+    talk.refer()
+    talk.carrier.respond(talk.carrier.requests("REFER")[0], 405)
+    talk.world.run(0.1)
+    again = talk.carrier.requests("INVITE")[0]
+    assert (again.call_id, again.to.tag) == (talk.offered.call_id, "target")
+    talk.carrier.respond(again, 200, body=sdp((CARRIER[0], 41000), version=2))
+    talk.world.run(0.1)
+    assert talk.notified()[-1] == "SIP/2.0 200 OK"
+    assert talk.world.core.calls()[0]["transfer"]["mode"] == "attended"
+
+
 # -- INVITE with Replaces --------------------------------------------------------------------------------------------
 
 
