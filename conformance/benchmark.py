@@ -23,8 +23,11 @@ Tell = Callable[[str], None]
 
 MEDIA_CALLS = (100, 500)
 MEDIA_SECONDS = 8.0
-RATES = (20, 50, 100)
+RATES = (20, 50, 100, 200, 400, 600, 800)
+"""Calls a second; one SIPp saturates above 1,000."""
 RATE_SECONDS = 6
+SIGNALLING_PORTS = "20000-59999"
+"""Media ports of the bridge under calls without length: each takes four, which then rest for five seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,73 +180,104 @@ def _rtpengine_media(calls: int) -> tuple[float, float, Carried]:
 # Signalling.
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one subject did at one rate; ``clean``: every call ended well and nothing had to be sent again.
+
+    ``drowned``: a twentieth of the calls failed or had to be helped by retransmission; nothing faster need be tried.
+    """
+
+    row: Row
+    clean: bool
+    drowned: bool
+
+
 def signalling(tell: Tell) -> Iterator[Row]:
-    """Measure ms of processor time for each call, from SIPp's stock UAC to its stock UAS, at rising rates."""
+    """Measure ms of processor time for each call, from SIPp's stock UAC to its stock UAS, at rising rates.
+
+    Each subject goes on until it drowns; a rate that is not clean gets a second try.
+    """
     program = shutil.which("sipp")
     if program is None:
         yield Row("signalling", "trunkbridge", "", None, "ms/call", note="sipp is missing: apt-get install sip-tester")
         return
-    rows: dict[int, list[Row]] = {rate: [] for rate in RATES}
+    loads = [*(f"{rate} calls/s" for rate in RATES), "highest clean"]
+    rows: dict[str, list[Row]] = {load: [] for load in loads}
     for subject, start in (
         ("trunkbridge", _bridge_signalling),
         ("sippy B2BUA (no media)", _sippy),
+        ("Kamailio with rtpengine", _kamailio_with_rtpengine),
         ("Kamailio (stateful proxy, no media)", _kamailio),
     ):
         with Ground() as ground:
-            process, note, problem = None, "", ""
+            highest, problem = 0, ""
             try:
-                process, note = start(ground)
+                processes, note = start(ground)
+                for rate in RATES:
+                    tell(f"signalling: {subject}, {rate} calls/s")
+                    measured = _rate(ground, program, processes, subject, rate, note)
+                    if not measured.clean:
+                        time.sleep(5.0)  # what the first try has left behind is over
+                        measured = _rate(ground, program, processes, subject, rate, note)
+                    rows[measured.row.load].append(measured.row)
+                    if measured.drowned:
+                        break
+                    highest = rate if measured.clean else highest
             except (Absent, StageError) as error:
                 problem = str(error)
-            for rate in RATES:
-                load = f"{rate} calls/s"
-                try:
-                    if process is None or problem:
-                        raise StageError(problem)
-                    tell(f"signalling: {subject}, {load}")
-                    rows[rate].append(_rate(ground, program, process, subject, rate, note))
-                except StageError as error:
-                    problem = str(error)
-                    rows[rate].append(Row("signalling", subject, load, None, "ms/call", note=problem))
+            value = None if problem and not highest else float(highest)
+            rows["highest clean"].append(Row("signalling", subject, "highest clean", value, "calls/s", note=problem))
     for found in rows.values():
         yield from _with_ratio(found)
 
 
-def _bridge_signalling(ground: Ground) -> tuple[Process, str]:
-    return ground.another_bridge(ports="20000-27999"), "with a relay session for each call and its record"
+def _bridge_signalling(ground: Ground) -> tuple[list[Process], str]:
+    return [ground.another_bridge(ports=SIGNALLING_PORTS)], "with a relay session for each call and its record"
 
 
-def _sippy(ground: Ground) -> tuple[Process, str]:
+def _sippy(ground: Ground) -> tuple[list[Process], str]:
     process, found = rivals.sippy(ground.stage, ground.stage.host(2), ground.stage.host(21))
     time.sleep(2.0)
-    return process, f"version {found}"
+    return [process], f"version {found}"
 
 
-def _kamailio(ground: Ground) -> tuple[Process, str]:
+def _kamailio(ground: Ground) -> tuple[list[Process], str]:
     process, found = rivals.kamailio(ground.stage, ground.stage.host(2), ground.stage.host(21))
     time.sleep(2.0)
-    return process, f"version {found}"
+    return [process], f"version {found}"
 
 
-def _rate(ground: Ground, program: str, process: Process, subject: str, rate: int, note: str) -> Row:
-    if not process.alive:
-        raise StageError(f"{subject} ended: {' '.join(process.complaints()[-1:])}")
+def _kamailio_with_rtpengine(ground: Ground) -> tuple[list[Process], str]:
+    host = ground.stage.host
+    engine = rivals.Rtpengine(ground.stage, host(31))
+    process, found = rivals.kamailio(ground.stage, host(2), host(21), engine.control)
+    time.sleep(2.0)
+    return [process, engine.process], f"version {found}, a media session for each call, both processes"
+
+
+def _rate(ground: Ground, program: str, processes: list[Process], subject: str, rate: int, note: str) -> Measured:
+    for process in processes:
+        if not process.alive:
+            raise StageError(f"{process.name} ended: {' '.join(process.complaints()[-1:])}")
     calls = rate * RATE_SECONDS
     host = ground.stage.host
     answerer = Sipp(ground.stage, program, "uas", (host(21), 5060))
     time.sleep(0.5)
-    begun = session_cpu(process)
+    begun = sum(map(session_cpu, processes))
     try:
         more = ("-r", str(rate), "-m", str(calls), "-s", NUMBER, "-timeout", "60")
         got = Sipp(ground.stage, program, "uac", (host(11), 5060), (host(2), 5060), more).finish(80.0)
         time.sleep(1.0)  # records are written and sessions closed after the BYE
-        spent = session_cpu(process) - begun
+        spent = sum(map(session_cpu, processes)) - begun
     finally:
         answerer.process.stop(1.0)
     ended = got.get("SuccessfulCall", 0)
     failed, resent = got.get("FailedCall", 0), got.get("Retransmissions", 0)
-    note = f"{ended} calls, {failed} failed, {resent} retransmitted; {note}"
-    return Row("signalling", subject, f"{rate} calls/s", round(spent / max(1, ended) * 1e3, 2), "ms/call", note=note)
+    clean = ended == calls and not failed and not resent
+    note = f"{'' if clean else 'NOT CLEAN: '}{ended} calls, {failed} failed, {resent} retransmitted; {note}"
+    value = round(spent / max(1, ended) * 1e3, 2)
+    row = Row("signalling", subject, f"{rate} calls/s", value, "ms/call", note=note)
+    return Measured(row, clean, failed + resent > calls / 20)
 
 
 BENCHES = {"media": media, "signalling": signalling}

@@ -72,9 +72,9 @@ class Rtpengine:
         program = shutil.which("rtpengine")
         if program is None:
             raise Absent("rtpengine is not installed: apt-get install rtpengine-daemon")
-        self._control = ("127.0.0.1", free_port("127.0.0.1"))
+        self.control = ("127.0.0.1", free_port("127.0.0.1"))
         command = [program, "--table=-1", f"--interface={host}", "--foreground", "--log-stderr", "--log-level=3"]
-        command += [f"--listen-ng={self._control[0]}:{self._control[1]}", "--port-min=30000", "--port-max=39999"]
+        command += [f"--listen-ng={self.control[0]}:{self.control[1]}", "--port-min=30000", "--port-max=39999"]
         self.process = stage.start("rtpengine", command)
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.settimeout(1.0)
@@ -84,7 +84,7 @@ class Rtpengine:
                 raise Absent(f"rtpengine does not answer: {' '.join(self.process.complaints()[-1:])}")
 
     def _ask(self, command: Mapping[str, Any]) -> bytes:
-        self._socket.sendto(sip.token().encode() + b" " + bencode(command), self._control)
+        self._socket.sendto(sip.token().encode() + b" " + bencode(command), self.control)
         try:
             return self._socket.recv(65536)
         except OSError:
@@ -122,27 +122,48 @@ loadmodule "pv.so"
 loadmodule "maxfwd.so"
 loadmodule "siputils.so"
 loadmodule "textops.so"
-request_route {{
+{modules}request_route {{
     if (!mf_process_maxfwd_header("10")) {{ sl_send_reply("483", "Too Many Hops"); exit; }}
     if (has_totag()) {{
-        if (!loose_route()) {{ $du = "sip:{platform}:5060"; }}
+        {ended}if (!loose_route()) {{ $du = "sip:{platform}:5060"; }}
         t_relay();
         exit;
     }}
     record_route();
-    $du = "sip:{platform}:5060";
+    {offer}$du = "sip:{platform}:5060";
     t_relay();
 }}
 """
+_KAMAILIO_MEDIA = {
+    "modules": """\
+loadmodule "rtpengine.so"
+modparam("rtpengine", "rtpengine_sock", "udp:{control}")
+onreply_route[answered] {{
+    if (has_body("application/sdp")) {{ rtpengine_answer("replace-origin replace-session-connection ICE=remove"); }}
+}}
+""",
+    "offer": """\
+rtpengine_offer("replace-origin replace-session-connection ICE=remove");
+    t_on_reply("answered");
+    """,
+    "ended": """\
+if (is_method("BYE")) {{ rtpengine_delete(); }}
+        """,
+}
 
 
-def kamailio(stage: Stage, host: str, platform: str) -> tuple[Process, str]:
-    """Start Kamailio as a stateful, record-routing proxy with one worker. Raises Absent."""
+def kamailio(stage: Stage, host: str, platform: str, media: Address | None = None) -> tuple[Process, str]:
+    """Start Kamailio as a stateful, record-routing proxy with one worker. Raises Absent.
+
+    ``media`` is the control address of an rtpengine through which the media of every call then goes.
+    """
     program = shutil.which("kamailio") or next(iter(map(str, Path("/usr/sbin").glob("kamailio"))), None)
     if program is None:
         raise Absent("kamailio is not installed: apt-get install kamailio")
     path = stage.directory / "kamailio.cfg"
-    path.write_text(_KAMAILIO.format(host=host, platform=platform))
+    control = f"{media[0]}:{media[1]}" if media is not None else ""
+    parts = {name: part.format(control=control) if media else "" for name, part in _KAMAILIO_MEDIA.items()}
+    path.write_text(_KAMAILIO.format(host=host, platform=platform, **parts))
     command = [program, "-f", str(path), "-DD", "-E", "-P", str(stage.directory / "kamailio.pid")]
     process = stage.start("kamailio", [*command, "-Y", str(stage.directory)])
     return process, version([program, "-v"])
