@@ -8,7 +8,7 @@ import pytest
 
 from bridge.cli.trunks import _limits
 
-NONE = {"max_calls": None, "reserve": {}, "cps": None, "cps_used": 0, "queued": 0}
+NONE: dict[str, Any] = {"max_calls": None, "reserve": {}, "cps": None, "cps_used": 0, "queued": 0}
 CELLS: list[tuple[dict[str, Any], str | None]] = [
     ({}, None),
     ({"max_calls": 100, "reserve": {"inbound": 20}}, "100, 20 for inbound"),
