@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +19,7 @@ from conformance.sipp import tunnels
 from conformance.sipp.namespace import LossyNetwork
 from conformance.sipp.scenarios import MODES, Party, Scenario
 from conformance.sipp.script import written_out
-from conformance.stage import Address, Bridge, Process, Stage, StageError, can_bind, free_port
+from conformance.stage import Address, Bridge, Process, Stage, StageError, free_port
 
 LOST_PER_CENT = 5
 _AT_A_TIME = 10
@@ -67,7 +68,7 @@ class Arena:
         self._pool = ThreadPoolExecutor(_AT_A_TIME, f"sipp-{mode}", self._loss.enter if self._loss else None)
         second = int(stage.network.split(".")[1]) ^ MODES.index(mode)  # each mode has addresses of its own
         self._prefix = f"127.{second}"
-        self._host = f"{self._prefix}.254.2"
+        self.host = f"{self._prefix}.254.2"
         self._played: dict[str, Future[str]] = {}
         self._bridge = self._pool.submit(self._start)
 
@@ -106,15 +107,15 @@ class Arena:
 
     def _start(self) -> Bridge:
         name = f"bridge-{self.mode}"
-        listen = [f"udp:{self._host}:5060"]
-        if self.transport != "udp":
-            listen.append(f"{self.transport}:{self._host}:{self.port}")
+        listen = [f"udp:{self.host}:5060", f"tcp:{self.host}:5060"]
+        if self.transport == "tls":
+            listen.append(f"tls:{self.host}:{self.port}")
         keys = tunnels.keys(self._stage) if self.transport == "tls" else None
         text = _CONFIG.format(
             name=name,
             directory=self._stage.directory,
             listen=", ".join(f'"{one}"' for one in listen),
-            host=self._host,
+            host=self.host,
             tls=_TLS.format(directory=keys) if keys else "",
             admin_port=free_port("127.0.0.1", socket.SOCK_STREAM),
         )
@@ -123,7 +124,7 @@ class Arena:
         if keys is not None:
             found = [tunnel for one in self._scenarios for tunnel in self._tunnels(one)]
             tunnels.start(self._stage, "stunnel", keys, found)
-            _until(lambda: not _free(found[-1].accept, socket.SOCK_STREAM), 10.0, "stunnel did not start")
+            _until(lambda: _bound(found[-1].accept, socket.SOCK_STREAM), 10.0, "stunnel did not start")
         return bridge
 
     def _network(self, scenario: Scenario) -> str:
@@ -133,18 +134,19 @@ class Arena:
         """Return the accounts and routes of one scenario: it has addresses that no other has."""
         network, label = self._network(scenario), scenario.name
         carrier, platforms = f"{label}.carrier", [f"{label}.{name}" for name in scenario.platforms]
-        text = self._account("carriers", carrier, f"{network}.{_HOSTS['carrier']}", scenario.carrier)
+        text = self._account("carriers", carrier, [f"{network}.{_HOSTS['carrier']}"], scenario.carrier)
         for name, account in zip(scenario.platforms, platforms, strict=True):
-            text += self._account("platforms", account, f"{network}.{_HOSTS[name]}", scenario.platform)
+            names = ("platform", "platform2") if scenario.same_account else (name,)
+            hosts = [f"{network}.{_HOSTS[one]}" for one in names]
+            text += self._account("platforms", account, hosts, scenario.platform)
         text += _route(carrier, platforms)
         return text + "".join(_route(account, [carrier]) for account in platforms)
 
-    def _account(self, table: str, name: str, host: str, more: Mapping[str, Any]) -> str:
-        port = self.port
+    def _account(self, table: str, name: str, hosts: Sequence[str], more: Mapping[str, Any]) -> str:
         lines = {
             "profile": f"generic-{table[:-1]}",
-            "hosts": [f"{host}:{port};transport={self.transport}"],
-            "sources": [f"{host}/32"],
+            "hosts": [f"{host}:{self.port};transport={self.transport}" for host in hosts],
+            "sources": [f"{host}/32" for host in hosts],
             **({"tls_names": "any"} if self.transport == "tls" else {}),
             **more,
         }
@@ -153,10 +155,10 @@ class Arena:
     def _tunnels(self, scenario: Scenario) -> Iterator[tunnels.Tunnel]:
         for party in scenario.callees:
             host, port = self.address(scenario, party)
-            if party.file not in _PASSIVE:
+            if party.file not in _PASSIVE and not party.later:
                 yield tunnels.Tunnel((host, self.port), (host, port))
         source = self.address(scenario, scenario.caller)[0]
-        yield tunnels.Tunnel(self._bridge_address(scenario), (self._host, self.port), source)
+        yield tunnels.Tunnel(self._bridge_address(scenario), (self.host, self.port), source)
 
     # One scenario.
 
@@ -169,12 +171,16 @@ class Arena:
             for party in scenario.callees:
                 if party.file in _PASSIVE:
                     passive.append(stack.enter_context(_Passive(party.file, self.address(scenario, party), self.mode)))
-                else:
+                elif not party.later:
                     callees.append(self._sipp(scenario, party, calls, stack))
             for one in callees:
                 one.listening()
             caller = self._sipp(scenario, scenario.caller, calls, stack, self._bridge_address(scenario))
             deadline = begun + _PLAY_WITHIN
+            for party in scenario.callees:
+                if party.later:
+                    callees.pop().finish(deadline)
+                    callees.append(self._sipp(scenario, party, calls, stack))
             for one in (caller, *callees):
                 one.finish(deadline)
             for address in passive:
@@ -190,7 +196,7 @@ class Arena:
         return f"{self._network(scenario)}.{_HOSTS[party.at]}", port
 
     def _bridge_address(self, scenario: Scenario) -> Address:
-        return (f"{self._network(scenario)}.{_TUNNEL}", 5060) if self.transport == "tls" else (self._host, 5060)
+        return (f"{self._network(scenario)}.{_TUNNEL}", 5060) if self.transport == "tls" else (self.host, 5060)
 
     def _sipp(
         self,
@@ -270,18 +276,20 @@ class _Sipp:
         self, arena: Arena, scenario: Scenario, party: Party, local: Address, calls: int, remote: Address | None
     ) -> None:
         self.party, self._local = party, local
-        self._kind = socket.SOCK_DGRAM if arena.transport == "udp" else socket.SOCK_STREAM
+        transport = party.transport or arena.transport
+        self._kind = socket.SOCK_DGRAM if transport == "udp" else socket.SOCK_STREAM
         name = f"{scenario.name}-{party.at}-{party.file}"
         path = arena.directory / f"{arena.mode}-{name}.xml"
         contact_port = local[1] if party is scenario.caller else arena.port
-        keys = {"via": arena.transport.upper(), "tp": arena.transport, "contact_port": str(contact_port)}
-        keys |= {"caller": "+12025550147", "network": local[0].rpartition(".")[0], **scenario.keys}
+        keys = {"via": transport.upper(), "tp": transport, "contact_port": str(contact_port)}
+        keys |= {"caller": "+12025550147", "network": local[0].rpartition(".")[0]}
+        keys |= {"bridge": arena.host, **scenario.keys}
         lossy = arena.mode == "loss"
         path.write_text(written_out(party.file, keys, 6000 if lossy else 700, lossy))
         self._errors = path.with_suffix(".errors")
         command = [shutil.which("sipp") or "sipp", "-sf", str(path), "-i", local[0], "-p", str(local[1])]
         command += ["-mi", local[0], "-bind_local", "-nostdin", "-m", str(calls), "-s", scenario.number]
-        command += ["-t", "u1" if arena.transport == "udp" else "t1", "-trace_err", "-error_file", str(self._errors)]
+        command += ["-t", "u1" if transport == "udp" else "t1", "-trace_err", "-error_file", str(self._errors)]
         command += ["-timeout", "95", "-timeout_error", "-skip_rlimit"]
         if arena.mode == "loss":
             command += ["-default_behaviors", "all,-abortunexp,-bye"]
@@ -302,7 +310,7 @@ class _Sipp:
     def _is_there(self) -> bool:
         if not self._process.alive:
             raise StageError(f"{self.party.file} did not start: {self._said()}")
-        return not _free(self._local, self._kind)
+        return _bound(self._local, self._kind)
 
     def finish(self, deadline: float) -> None:
         """Wait for its end. Raises Unmet with what it said where a call of its own failed."""
@@ -365,16 +373,12 @@ def _until(fact: Callable[[], bool], within: float, otherwise: str) -> None:
         time.sleep(0.02)
 
 
-def _free(address: Address, kind: socket.SocketKind) -> bool:
-    if kind is socket.SOCK_DGRAM:
-        return can_bind(address)
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except OSError:
-            return False
-    return True
+def _bound(address: Address, kind: socket.SocketKind) -> bool:
+    """Tell whether somebody has an address (proc(5), net/udp and net/tcp); to try it would be in his way."""
+    number = int.from_bytes(socket.inet_aton(address[0]), sys.byteorder)
+    wanted = f" {number:08X}:{address[1]:04X} "
+    table = "udp" if kind is socket.SOCK_DGRAM else "tcp"
+    return wanted in Path(f"/proc/thread-self/net/{table}").read_text()
 
 
 def _route(source: str, to: list[str]) -> str:

@@ -20,12 +20,15 @@ class Party:
 
     file: str
     at: str
+    transport: str = ""  # where it is not the scenario's own
+    later: bool = False  # takes the place of the one before it
 
     @classmethod
     def read(cls, text: str, default: str) -> Party:
-        """Read ``FILE@ACCOUNT``."""
-        file, _, at = text.partition("@")
-        return cls(file, at or default)
+        """Read ``then FILE@ACCOUNT/TRANSPORT``."""
+        file, _, place = text.removeprefix("then ").partition("@")
+        at, _, transport = place.partition("/")
+        return cls(file, at or default, transport, text.startswith("then "))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class Scenario:
     caller: Party
     callees: tuple[Party, ...]
     outbound: bool
+    same_account: bool  # platform2 is a second host of the platform
     modes: tuple[str, ...]
     quick: tuple[str, ...]
     record: Mapping[str, tuple[Any, ...]]
@@ -52,8 +56,8 @@ class Scenario:
     @property
     def platforms(self) -> tuple[str, ...]:
         """The names of the platform accounts, in the order in which the route tries them."""
-        named = [party.at for party in (self.caller, *self.callees) if party.at.startswith("platform")]
-        return tuple(sorted({"platform", *named}))
+        named = {party.at for party in (self.caller, *self.callees) if party.at.startswith("platform")}
+        return ("platform",) if self.same_account else tuple(sorted({"platform", *named}))
 
 
 def scenarios() -> list[Scenario]:
@@ -65,10 +69,8 @@ def _scenario(row: dict[str, Any]) -> Scenario:
     outbound = row.get("direction") == "outbound"
     near, far = ("platform", "carrier") if outbound else ("carrier", "platform")
     record = row.get("record", {"result": "completed", "reason": "hangup"})
-    known = {
-        "name", "title", "caller", "callees", "direction", "modes", "quick", "record", "records", "number",
-        "lossy_calls", "carrier", "platform", "keys", "arguments", "callee_arguments",
-    }  # fmt: skip
+    known = {"name", "title", "caller", "callees", "direction", "same_account", "modes", "quick", "record", "records"}
+    known |= {"number", "lossy_calls", "carrier", "platform", "keys", "arguments", "callee_arguments"}
     if unknown := row.keys() - known:
         raise ValueError(f"{row['name']}: {sorted(unknown)} is no key of a scenario")
     return Scenario(
@@ -77,6 +79,7 @@ def _scenario(row: dict[str, Any]) -> Scenario:
         caller=Party.read(row["caller"], near),
         callees=tuple(Party.read(text, far) for text in row.get("callees", [])),
         outbound=outbound,
+        same_account=row.get("same_account", False),
         modes=tuple(row.get("modes", MODES)),
         quick=tuple(row.get("quick", ())),
         record={key: tuple(value) if isinstance(value, list) else (value,) for key, value in record.items()},

@@ -14,7 +14,8 @@ c=0.0.0.0``). A message that has a Via header of its own is sent as it stands.
 
 In a ``<recv>``, ``<check header="Reason" has="cause=16" />`` fails the call unless the header is so; ``body=`` instead
 of ``header=`` looks there, ``start=""`` at the whole message; ``lacks=`` in place of ``has=`` wants the opposite.
-``as="first"`` remembers a request, so that a later ``<send to="first">`` answers it.
+``<note as="rseq" header="RSeq" has="[0-9]+" />`` keeps what fits for a later ``[$rseq]`` or ``test="rseq"``.
+``as="first"`` on the ``<recv>`` remembers a request, so that a later ``<send to="first">`` answers it.
 
 ``[status]`` and the like stand for a scenario's ``keys``.
 
@@ -103,7 +104,10 @@ class _Writer:
                 self._capture(element, header, f"{name}_{part}")
         for check in element.findall("check"):
             element.remove(check)
-            self._check(element, check)
+            self._match(element, check, f"check{len(self._variables)}", must=True)
+        for note in element.findall("note"):
+            element.remove(note)
+            self._match(element, note, note.attrib.pop("as"), must=False)
         if method and method != "ACK":
             self._answering = method
         if status >= 200 and (self._asked == "INVITE" or status == 487):
@@ -114,16 +118,17 @@ class _Writer:
         ElementTree.SubElement(_action(element), "ereg", {**where, "assign_to": variable})
         self._variables.append(variable)
 
-    def _check(self, element: ElementTree.Element, check: ElementTree.Element) -> None:
-        header, has, lacks = check.get("header"), check.get("has"), check.get("lacks")
+    def _match(self, element: ElementTree.Element, wanted: ElementTree.Element, variable: str, must: bool) -> None:
+        """Look for a pattern; keep what fits under a name, and fail the call where it ``must`` fit and does not."""
+        header, has, lacks = wanted.get("header"), wanted.get("has"), wanted.get("lacks")
         where = {"search_in": "hdr", "header": f"{header}:"} if header else {"search_in": "msg"}
-        if check.get("body") is not None:
+        if wanted.get("body") is not None:
             where = {"search_in": "body"}
-        variable = f"check{len(self._variables)}"
+        attributes = {**where, "regexp": has or lacks or "", "assign_to": variable}
+        if must:
+            attributes["check_it" if has is not None else "check_it_inverse"] = "true"
+        ElementTree.SubElement(_action(element), "ereg", attributes)
         self._variables.append(variable)
-        wanted = {"regexp": has or lacks or "", "assign_to": variable}
-        wanted["check_it" if has is not None else "check_it_inverse"] = "true"
-        ElementTree.SubElement(_action(element), "ereg", {**where, **wanted})
 
     # What is sent.
 
