@@ -312,6 +312,25 @@ def test_a_call_is_seen_in_api_cli_metrics_records_and_log(
     assert CANARY not in err + json.dumps(shown) + drawn
 
 
+def test_a_live_call_is_transferred_from_the_command_line(bridge: Bridge, peers: tuple[Peer, Peer]) -> None:
+    """D36, T09: what the rules forbid is refused in one sentence; else the target is dialled."""
+    carrier, platform = peers
+    set_up(bridge, carrier, platform)
+    [live] = get_json(f"{bridge.admin}/api/v1/calls?state=active")["calls"]
+    command = ("calls", "--admin", bridge.admin, "transfer", live["id"])
+    forbidden = invoke(*command, "sip:900@elsewhere.example")
+    assert (forbidden.returncode, forbidden.stdout) == (1, "")
+    assert "the rules forbid this target" in forbidden.stderr
+    accepted = invoke(*command, "+14155550777")
+    assert (accepted.returncode, accepted.stdout) == (0, "transferring to +14155550777\n")
+    invite, source = carrier.receive("INVITE")
+    assert "sip:+14155550777@" in invite.splitlines()[0]
+    carrier.answer(invite, source, "486 Busy Here")
+    until(lambda: get_json(f"{bridge.admin}/api/v1/calls/{live['id']}")["transfer"]["status"] == 486)
+    bridge.process.send_signal(signal.SIGTERM)
+    bridge.process.send_signal(signal.SIGTERM)
+
+
 def test_a_capture_of_a_live_call_lands_where_it_was_asked(
     bridge: Bridge, peers: tuple[Peer, Peer], tmp_path: Path
 ) -> None:
