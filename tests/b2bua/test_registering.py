@@ -362,3 +362,16 @@ def test_the_operator_is_told_once_of_each_change() -> None:
         "main: registered",
         "main: no longer registered",
     ]
+
+
+def test_calls_to_the_carrier_go_first_to_the_hop_that_we_registered_with() -> None:
+    """D24: whatever order its name resolves in at the moment."""
+    world = registering(peer={"hosts": (Host("pop.example", 0, "udp"),), "sources": ("127.0.0.10/31",)})
+    neighbour = Party(world.network, SECOND_HOP)
+    world.network.names["pop.example"] = (CARRIER[0], SECOND_HOP[0])
+    world.run(1.0)
+    world.network.names["pop.example"] = (SECOND_HOP[0], CARRIER[0])
+    world.platform.invite("+14155550111")
+    world.run(0.2)
+    assert len(world.carrier.requests("INVITE")) == 1
+    assert neighbour.requests("INVITE") == []
