@@ -302,6 +302,8 @@ class Leg:
             case "BYE":
                 self._peer_left(event, now)
             case "INVITE":
+                if self.state is LegState.ANSWERED and self._departure is None and (self.we_answered or self._settled):
+                    self.state = LegState.CONFIRMED  # RFC 5407 §3.1.4: it has our 2xx, only its ACK is late
                 self.offers.reinvited(event, now)
             case "UPDATE":
                 self.offers.updated(event, dialog, now)

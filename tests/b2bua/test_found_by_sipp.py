@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.harness.world import PLATFORM, World, sdp
+from tests.harness.world import CARRIER, PLATFORM, World, sdp
 
 
 def test_headers_of_a_bye_wait_with_it_for_the_callers_ack() -> None:
@@ -23,3 +23,28 @@ def test_headers_of_a_bye_wait_with_it_for_the_callers_ack() -> None:
     bye = world.carrier.requests("BYE")[0]
     assert bye.headers.get("X-Disposition") == "done"
     assert bye.headers.get("Reason") == "Q.850;cause=31"
+
+
+def test_a_reinvite_that_overtakes_the_ack_is_answered() -> None:
+    """RFC 5407 §3.1.4: the caller has our 200, since it re-INVITEs; offer and answer were through, only the ACK is late."""
+    world = World()
+    invite = world.carrier.invite()
+    world.run(0.1)
+    offered = world.platform.requests("INVITE")[0]
+    world.platform.respond(offered, 200, body=sdp((PLATFORM[0], 50000)))
+    world.run(0.1)
+    accepted = next(one for one in world.carrier.responses() if one.status == 200)
+    world.carrier.within("INVITE", invite, accepted, 2, body=sdp((CARRIER[0], 40000), version=2, direction="sendonly"))
+    world.run(0.1)
+    again = next(one for one in world.carrier.responses() if one.status >= 200 and one.cseq.number == 2)
+    assert again.status == 200
+    assert b"a=recvonly" in again.body
+    world.carrier.ack(invite, accepted)
+    world.carrier.within("ACK", invite, accepted, 2)
+    world.run(40.0)
+    assert world.platform.requests("BYE") == []
+    world.carrier.within("BYE", invite, accepted, 3)
+    world.run(0.1)
+    world.platform.respond(world.platform.requests("BYE")[0], 200)
+    assert world.record["reason"] == "hangup"
+    world.assert_idle()
