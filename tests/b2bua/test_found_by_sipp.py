@@ -26,7 +26,7 @@ def test_headers_of_a_bye_wait_with_it_for_the_callers_ack() -> None:
 
 
 def test_a_reinvite_that_overtakes_the_ack_is_answered() -> None:
-    """RFC 5407 §3.1.4: the caller has our 200, since it re-INVITEs; offer and answer were through, only the ACK is late."""
+    """RFC 5407 §3.1.4: the caller has our 200, since it re-INVITEs: offer and answer are through, the ACK is late."""
     world = World()
     invite = world.carrier.invite()
     world.run(0.1)
