@@ -18,7 +18,7 @@ from conformance.stage import StageError
 
 MODULES = (
     "signalling", "strangers", "torture", "traffic", "scenarios", "media", "clients", "edges", "names", "faults",
-    "attacks", "loads",
+    "attacks", "limits", "loads",
 )  # fmt: skip
 """The modules of `conformance.cases` in the order in which they are played."""
 
