@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.config import PREMIUM, QUEUE_FOR, Admin, Config, Host, Listen, Media, NodeLimits, Route, check, load
+from bridge.config import PREMIUM, QUEUE_FOR, Admin, Config, Host, Listen, Media, NodeLimits, Route, Tls, check, load
 from bridge.errors import ConfigError
+from tests.net.certificates import authority
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "deploy" / "trunkbridge.toml"
 CANARY = "s3cret-canary"
@@ -626,3 +627,37 @@ def test_the_nodes_limits_are_checked_like_an_accounts(problems):
     assert problems("[limits]\nmax_calls = 1\nreserve = { outbound = 2 }\n") == [
         "3: limits.reserve: keeps more than the 1 of max_calls; write smaller numbers"
     ]
+
+
+# -- TLS ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_tls_listener_reads_its_files_beside_the_configuration(write, tmp_path):
+    issuer = authority(tmp_path)
+    certificate, key = issuer.issue("own", names=("sip.example.com",))
+    config = loaded(
+        write,
+        '[sip]\nlisten = ["tls:0.0.0.0", "tcp:[::]:5070"]\nresolver = ["192.0.2.53"]\n'
+        '[sip.tls]\ncertificate = "own.pem"\nprivate_key = "own.key"\nverify_clients = true\nclient_ca = "ca.pem"\n',
+    )
+    assert config.sip.listen == (Listen("tls", "0.0.0.0", 5061), Listen("tcp", "::", 5070))
+    assert config.sip.tls == Tls(certificate, key, None, True, issuer.path)
+    assert config.sip.resolver == (("192.0.2.53", 53),)
+    assert [warning.key for warning in config.warnings] == ["file"], "no route yet"
+
+
+def test_a_certificate_that_can_not_serve_is_found_by_check(write, tmp_path):
+    issuer = authority(tmp_path)
+    issuer.issue("own", names=("sip.example.com",))
+    issuer.issue("ended", names=("sip.example.com",), ended=True)
+    text = '[sip.tls]\ncertificate = "%s.pem"\nprivate_key = "%s.key"\n'
+    _, errors = check(write(text % ("own", "ended")))
+    assert [(error.line, error.key) for error in errors] == [(3, "sip.tls.private_key")]
+    assert "does not fit the certificate" in errors[0].problem
+    _, errors = check(write(text % ("ca", "own")))
+    assert len(errors) == 1
+    (tmp_path / "ended.key").chmod(0o644)
+    config = loaded(write, text % ("ended", "ended"))
+    told = {warning.key: warning.problem for warning in config.warnings}
+    assert "expired on" in told["sip.tls.certificate"]
+    assert "can be read by everyone" in told["sip.tls.private_key"]
