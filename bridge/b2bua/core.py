@@ -5,6 +5,7 @@ A datagram's way: source check → endpoint (parse, transaction) → dialog → 
 
 from __future__ import annotations
 
+import hashlib
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -82,6 +83,8 @@ from bridge.sip.tokens import Tokens
 from bridge.sip.transaction import ClientTransaction
 
 RETRY_AFTER = Header("Retry-After", "10")
+_ANSWERED_ONCE = frozenset((405, 415, 416, 420, 481, 501))
+"""Refusals that a repeat may get anew: nothing came of the request, and nothing of it is kept (T10)."""
 STREAMLESS_FOR = 300.0
 """Seconds for which a peer that took no TCP connection gets large requests over UDP at once."""
 STREAMLESS = 1024
@@ -112,6 +115,7 @@ class Core:
         self.pressure = Pressure.NONE  # how far behind the shell is
         self._config = config
         self._tokens = tokens
+        self._salt = tokens.token(128)
         self._listeners = {(listener.transport, listener.bound): listener for listener in listeners}
         self._wall_offset = wall_offset
         self._endpoint = Endpoint(
@@ -488,16 +492,22 @@ class Core:
             self._trunks.register(event, peers[0], now)
         elif request.method == "OPTIONS":
             _check_extensions(request, frozenset())
-            response = capabilities(request, self._tokens.token(64))
-            self._endpoint.respond(event.transaction, response, now)
+            self._endpoint.respond_once(event.transaction, capabilities(request, self._lasting_tag(request)), now)
         else:
             raise refusal(request.method)
 
     def _refuse(self, event: RequestReceived, error: PeerError, now: float) -> None:
-        response = response_to(event.request, error.status, error.reason, to_tag=self._tokens.token(64))
+        response = response_to(event.request, error.status, error.reason, to_tag=self._lasting_tag(event.request))
         for name, value in error.headers:
             response.headers.add(name, value)
-        self._endpoint.respond(event.transaction, response, now)
+        once = error.status in _ANSWERED_ONCE and event.request.method != "INVITE" and event.transaction.owner is None
+        respond = self._endpoint.respond_once if once else self._endpoint.respond
+        respond(event.transaction, response, now)
+
+    def _lasting_tag(self, request: Request) -> str:
+        """Return a To tag that a repeat of the request gets as well, unguessable like any other (RFC 3261 §8.2.7)."""
+        known = f"{self._salt} {request.call_id} {request.cseq} {request.via.branch}"
+        return hashlib.blake2b(known.encode(errors="surrogateescape"), digest_size=8).hexdigest()
 
     # -- new calls -------------------------------------------------------------------------------------------------
 

@@ -251,6 +251,16 @@ class Endpoint:
                 self._timers.set((transaction, Timer.ACK_2XX), now + self._values.timeout)
         self._perform_server(transaction, transaction.step(what), now)
 
+    def respond_once(self, transaction: ServerTransaction, response: Response, now: float) -> None:
+        """Send the final response to a request other than INVITE and keep nothing of it (RFC 3261 §8.2.7).
+
+        A repeat of the request is served anew, so this is for what can be answered twice: a flood of it must not fill
+        memory for the 32 s of timer J (T10). Raises ValueError as `respond` does.
+        """
+        self.respond(transaction, response, now)
+        transaction.state = State.TERMINATED
+        self._forget_server(transaction)
+
     def respond_reliably(self, transaction: ServerTransaction, response: Response, now: float) -> None:
         """Send a 101–199 to an INVITE so that it arrives (RFC 3262 §3): with 100rel and RSeq, repeated until its PRACK.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bridge.sip.overload import Pressure
-from tests.harness.world import World
+from tests.harness.world import CARRIER, World
 
 
 def rejected(world: World) -> list[str]:
@@ -49,3 +51,46 @@ def test_t10_under_extreme_pressure_what_is_new_is_dropped_in_silence() -> None:
     assert rejected(world)[0] == "overload"
     world.network.core.pressure = Pressure.NONE
     world.set_up()
+
+
+@pytest.mark.parametrize(("method", "status"), [("OPTIONS", 200), ("REGISTER", 405), ("MESSAGE", 405)])
+def test_t10_nothing_is_kept_of_what_can_be_answered_again(method: str, status: int) -> None:
+    """T10, T19: a trunk's OPTIONS at any rate fill no memory; a repeat gets the same answer (RFC 3261 §8.2.7)."""
+    world = World()
+    before = world.network.core.counts()
+    for number in range(100):
+        asked = request_outside(method, number)
+        world.carrier.send(asked)
+        world.carrier.send(asked)
+        world.run(0.01)
+    answers = world.carrier.responses(method)
+    assert {answer.status for answer in answers} == {status}
+    assert len(answers) == 200
+    assert len({answer.headers.get("To") for answer in answers}) == 100
+    assert world.network.core.counts() == before
+
+
+def test_t10_a_bye_for_no_dialog_is_481_and_forgotten() -> None:
+    """T10, T19."""
+    world = World()
+    before = world.network.core.counts()
+    world.carrier.send(request_outside("BYE", 1, ";tag=of-nobody"))
+    world.run(0.1)
+    assert world.carrier.statuses("BYE") == [481]
+    assert world.network.core.counts() == before
+
+
+def request_outside(method: str, number: int, to: str = "") -> bytes:
+    host, port = CARRIER
+    lines = [
+        f"{method} sip:bridge.test SIP/2.0",
+        f"Via: SIP/2.0/UDP {host}:{port};branch=z9hG4bK{method}{number}",
+        "Max-Forwards: 70",
+        f"From: <sip:trunk@{host}>;tag={number}",
+        f"To: <sip:bridge.test>{to}",
+        f"Call-ID: {number}@{host}",
+        f"CSeq: 1 {method}",
+        f"Contact: <sip:trunk@{host}>",
+        "Content-Length: 0",
+    ]
+    return "\r\n".join([*lines, "", ""]).encode()
