@@ -216,7 +216,7 @@ def test_a_profile_of_ones_own_extends_a_generic_one(tmp_path):
     profile = load_profile(path, base=tmp_path)
     assert (profile.name, profile.kind, profile.title) == ("mine", "platform", "Mine")
     assert profile.plus == {"request_uri": "keep", "to": "add", "from": "keep"}
-    assert profile.responses == load_profile("generic-platform").responses | {486: 480}
+    assert profile.responses == {**load_profile("generic-platform").responses, 486: 480}
     assert profile.codecs == ("PCMU", "PCMA")
 
 
