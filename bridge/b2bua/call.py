@@ -346,7 +346,12 @@ class Call:
             raise PeerError(409, "the call is not up")
         if self.transferring:
             raise PeerError(409, "a transfer of this call is under way")
-        return (self.callee, self.caller) if self.caller.peer.kind == "carrier" else (self.caller, self.callee)
+        # The person who has been there from the start goes on; who came by a transfer before may leave.
+        stays = sorted((self.caller, self.callee), key=lambda leg: (leg.peer.kind != "carrier", self._is_adopted(leg)))
+        return stays[1], stays[0]
+
+    def _is_adopted(self, leg: Leg) -> bool:
+        return leg.name in self._numbers
 
     def _caller_refers(self, event: Refer, now: float) -> None:
         self._refer(self.caller, event, now)
@@ -414,7 +419,7 @@ class Call:
 
     def asserted(self, leg: Leg) -> tuple[Header, ...]:
         """Return what a leg's INVITE asserted of its sender, and how private that is; none where there was nothing."""
-        return self._asserted if leg is self.caller else ()
+        return self._asserted if leg is self.caller and not self._is_adopted(leg) else ()
 
     def origin(self, name: LegName) -> Origin:
         """Return what our o= line says on one side."""

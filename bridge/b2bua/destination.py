@@ -16,7 +16,7 @@ from bridge.errors import PeerError
 from bridge.sip.extensions import Replaces, embed_headers, embedded_headers
 from bridge.sip.headers import NameAddr
 from bridge.sip.message import Header
-from bridge.sip.uri import Uri
+from bridge.sip.uri import Uri, unescape
 
 _SEPARATORS = str.maketrans("", "", "-.()")
 _PASSING = ("user-to-user", "referred-by")
@@ -70,7 +70,7 @@ class Directory:
         if len(replaces) > 1:
             raise PeerError(400, "Repeated Replaces")
         number = (uri.user or "").partition(";")[0]
-        plain = number.translate(_SEPARATORS)
+        plain = unescape(number).translate(_SEPARATORS)
         if plain.removeprefix("+").isdigit():
             number = plain
         if not number and not replaces:

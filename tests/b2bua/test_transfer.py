@@ -300,6 +300,38 @@ def test_a_caller_with_nobody_left_is_let_go() -> None:
     transfer.world.assert_idle()
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "<tel:+1-415-555-0777>",
+        "tel:+14155550777",
+        "<sip:+14155550777;phone-context=+1@127.0.0.1:5060;user=phone>",
+        f"<sip:%2B14155550777@{PLATFORM[0]}:5061;transport=tls>",
+        f'"A person" <sip:+14155550777@{CARRIER[0]}>',
+    ],
+)
+def test_however_a_number_is_written_it_is_dialled_in_the_carriers_form(written: str) -> None:
+    """D35: tel:, our host, the platform's or the carrier's."""
+    transfer = Transfer(carrier={"plus": {"request_uri": "strip", "to": "add"}})
+    assert transfer.refer(written) == [202]
+    invite = transfer.dialled()
+    assert invite.uri == f"sip:14155550777@{CARRIER[0]}:{CARRIER[1]}"
+    assert invite.to.uri.user == TARGET
+
+
+def test_another_platforms_host_leads_to_that_platform() -> None:
+    """D35: an AI may hand its caller to another AI that has an account here."""
+    transfer = Transfer()
+    transfer.refer("<sip:sales@127.0.0.21>")
+    transfer.world.run(0.1)
+    (invite,) = transfer.world.sales.requests("INVITE")
+    assert invite.from_.uri.user == CALLER
+    transfer.world.sales.respond(invite, 200, body=sdp(("127.0.0.21", 52000)), tag="sales")
+    transfer.world.run(0.1)
+    assert transfer.notified()[-1] == "SIP/2.0 200 OK terminated"
+    assert transfer.world.relay.media[1][LegName.PLATFORM].remote_rtp == ("127.0.0.21", 52000)
+
+
 def test_the_target_is_told_who_calls_and_what_came_with_the_refer() -> None:
     """D35: X-*, User-to-User and Referred-By pass, whether beside the Refer-To or in it; Replaces never does."""
     transfer = Transfer()
@@ -530,6 +562,26 @@ def test_an_operators_transfer_is_passed_on_like_a_platforms() -> None:
     sipfrag(transfer, 2, "SIP/2.0 200 OK\r\n", "terminated;reason=noresource")
     assert len(transfer.carrier.requests("BYE")) == len(transfer.platform.requests("BYE")) == 1
     assert transfer.notified() == []
+
+
+def test_an_operator_may_transfer_a_transferred_call_again() -> None:
+    """D36: the caller goes on to the next person, the first one is released."""
+    transfer = Transfer()
+    call = transfer.world.core.calls()[0]["id"]
+    for number, tag in ((TARGET, "first"), ("+14155550778", "second")):
+        transfer.world.network.command(actions.Transfer(call, number))
+        transfer.world.run(0.1)
+        transfer.carrier.respond(transfer.dialled(), 200, body=sdp((CARRIER[0], 41000)), tag=tag)
+        transfer.world.run(0.1)
+    (bye,) = transfer.carrier.requests("BYE")
+    assert bye.to.tag == "first"
+    second = transfer.dialled()
+    assert second.from_.uri.user == CALLER
+    assert second.headers.get("Diversion") == f"<sip:{TARGET}@127.0.0.1:5060>;reason=deflection"
+    transfer.caller_hangs_up()
+    transfer.answer_byes()
+    assert transfer.carrier.requests("BYE")[-1].to.tag == "second"
+    transfer.world.assert_idle()
 
 
 def test_what_an_operator_may_not_do_is_said_before_it_is_done() -> None:
