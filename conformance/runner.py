@@ -17,8 +17,8 @@ from conformance.peer import Unmet
 from conformance.stage import StageError
 
 MODULES = (
-    "signalling", "strangers", "torture", "traffic", "scenarios", "media", "clients", "edges", "names", "faults",
-    "attacks", "limits", "loads",
+    "signalling", "strangers", "torture", "traffic", "scenarios", "media", "transfers", "clients", "edges", "names",
+    "faults", "attacks", "limits", "loads",
 )  # fmt: skip
 """The modules of `conformance.cases` in the order in which they are played."""
 
