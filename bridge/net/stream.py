@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from cryptography import x509
 from twisted.internet import protocol
-from twisted.internet.interfaces import IAddress, IConnector, IListeningPort, IReactorTime
+from twisted.internet.interfaces import IAddress, IConnector, IReactorTime
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
@@ -39,6 +39,8 @@ MOST_WAITING = 1000
 """Messages that wait for one dial."""
 LOG_EVERY = 5.0
 """Seconds between two log lines about the same kind of trouble with one address."""
+BATCH = 8
+"""Connections taken at one wake-up of the reactor, which would take a hundred: a TLS one costs half a millisecond."""
 _KNOWN_TROUBLES = 1000
 _BACKLOG = 512
 
@@ -149,7 +151,7 @@ class StreamListener:
         self._dials: dict[tuple[Address, str], _Dial] = {}
         self._dialled: dict[int, _Dial] = {}  # by connection id: connected, not ready yet
         self._told_at: dict[tuple[str, str], float] = {}
-        self._port: IListeningPort | None = None
+        self._port: Any = None
         self._reactor: Any = None
 
     def start(
@@ -168,6 +170,7 @@ class StreamListener:
         if self._credentials is not None:
             self._tls = TLSMemoryBIOFactory(self._credentials.server(), False, protocol.Factory(), clock)
         self._port = reactor.adoptStreamPort(self._socket.fileno(), self._family, _Acceptor(self))
+        self._port.numberAccepts = BATCH  # Twisted raises it by itself: `accept` puts it back
         self._socket.close()  # the reactor has its own copy
 
     def stop(self) -> None:
@@ -209,6 +212,7 @@ class StreamListener:
 
     def accept(self, address: IAddress) -> protocol.Protocol | None:
         """Make the protocol of a connection that came, None to close it at once."""
+        self._port.numberAccepts = BATCH
         remote: Address = (address.host, address.port)  # type: ignore[attr-defined]
         obstacle = self._census.obstacle(remote[0], self._peers_at(remote[0]))
         if obstacle:
