@@ -130,6 +130,11 @@ class Leg:
         return self.state is LegState.CONFIRMED
 
     @property
+    def awaits_ack(self) -> bool:
+        """Whether our 2xx is out and the peer's ACK not here; nobody has left yet."""
+        return self.state is LegState.ANSWERED and self._departure is None
+
+    @property
     def is_invited(self) -> bool:
         """Whether the peer's INVITE still waits for our final response."""
         return self.state is LegState.INVITED
@@ -302,7 +307,7 @@ class Leg:
             case "BYE":
                 self._peer_left(event, now)
             case "INVITE":
-                if self.state is LegState.ANSWERED and self._departure is None and (self.we_answered or self._settled):
+                if self.awaits_ack and (self.we_answered or self._settled):
                     self.state = LegState.CONFIRMED  # RFC 5407 §3.1.4: it has our 2xx, only its ACK is late
                 self.offers.reinvited(event, now)
             case "UPDATE":
@@ -337,6 +342,7 @@ class Leg:
             elif not self.we_answered and not self._settled:
                 self._take_answer(request, now)
         self.offers.pursue(now)
+        self.referrals.pursue(now)
 
     def cancelled(self, request: Request, transaction: ServerTransaction, now: float) -> None:
         """Take the CANCEL of the caller's INVITE; after a 200 of ours it has no effect (RFC 3261 §9.2)."""

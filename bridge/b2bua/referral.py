@@ -76,6 +76,7 @@ class Referrals:
         self._theirs: Subscription | None = None
         self._count = 0
         self._awaiting = False  # the peer still has to tell what became of a REFER of ours
+        self._waiting: tuple[str, tuple[Header, ...]] | None = None  # a REFER that goes out once the ACK is here
 
     # -- the peer's --------------------------------------------------------------------------------------------------
 
@@ -134,6 +135,9 @@ class Referrals:
     def refer(self, target: str, headers: tuple[Header, ...], now: float) -> None:
         """Ask the peer to bring the call to ``target``, a name-addr; `ReferProgress` tells what comes of it."""
         leg = self._leg
+        if leg.awaits_ack:
+            self._waiting = (target, headers)
+            return
         if not leg.confirmed:
             leg.tell(ReferProgress(481, "Call/Transaction Does Not Exist", True), now)
             return
@@ -143,6 +147,12 @@ class Referrals:
             request.headers.append(header)
         self._awaiting = True
         leg.send(request, now)
+
+    def pursue(self, now: float) -> None:
+        """Send the REFER that waited for the peer's ACK."""
+        if self._waiting is not None and self._leg.confirmed:
+            waiting, self._waiting = self._waiting, None
+            self.refer(*waiting, now)
 
     def refer_response(self, status: int, reason: str, now: float) -> None:
         """Take the final response to a REFER of ours; an acceptance says nothing yet."""

@@ -48,3 +48,21 @@ def test_a_reinvite_that_overtakes_the_ack_is_answered() -> None:
     world.platform.respond(world.platform.requests("BYE")[0], 200)
     assert world.record["reason"] == "hangup"
     world.assert_idle()
+
+
+def test_a_refer_to_the_caller_waits_for_its_ack() -> None:
+    """R37, D38: a transfer right after the answer does not fail because the caller's ACK was lost."""
+    world = World(carrier={"transfer": "refer"})
+    invite = world.carrier.invite(headers={"Allow": "INVITE, ACK, BYE, REFER, NOTIFY"})
+    world.run(0.1)
+    offered = world.platform.requests("INVITE")[0]
+    world.platform.respond(offered, 200, body=sdp((PLATFORM[0], 50000)))
+    world.run(0.1)
+    world.platform.within_received("REFER", offered, "far", 1, headers={"Refer-To": "<tel:+14155550777>"})
+    world.run(0.1)
+    assert world.platform.statuses("REFER") == [202]
+    assert world.carrier.requests("REFER") == []
+    accepted = next(one for one in world.carrier.responses() if one.status == 200)
+    world.carrier.ack(invite, accepted)
+    world.run(0.1)
+    assert len(world.carrier.requests("REFER")) == 1
