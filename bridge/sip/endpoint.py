@@ -46,6 +46,8 @@ from bridge.sip.transaction import (
 LARGEST_DATAGRAM = 1300
 """Octets: a larger request goes over a stream where there is one (RFC 3261 §18.1.1, R13)."""
 
+MOST_REFUSED = 2000
+"""Refused INVITEs that are held for their ACK, or its repeats: who never acknowledges fills no memory (T10)."""
 _PORTS = {"udp": 5060, "tcp": 5060, "tls": 5061}  # RFC 3261 §18.2.2, §19.1.2
 _COPIED_TO_ACK = ("From", "Call-ID", "Route", "Authorization", "Proxy-Authorization")
 _COPIED_TO_CANCEL = ("From", "To", "Call-ID", "Route")
@@ -79,6 +81,7 @@ class Endpoint:
         self._clients: dict[tuple[str, str], ClientTransaction] = {}  # by branch and method (RFC 3261 §17.1.3)
         self._answered: dict[tuple[str, int], ClientTransaction] = {}  # by Call-ID and CSeq: a 2xx has come, until M
         self._servers: dict[Hashable, ServerTransaction] = {}  # by `_server_key`
+        self._refused: dict[ServerTransaction, None] = {}  # INVITEs, in the order of their refusal
         self._first_of: dict[Hashable, ServerTransaction] = {}  # by `_merge_key`: what may be merged into
         self._accepted: dict[Hashable, ServerTransaction] = {}  # by `_ack_key`: 2xx sent, until timer L
         self._reliable: dict[Hashable, ServerTransaction] = {}  # by `_ack_key`: reliable 1xx sent
@@ -250,6 +253,10 @@ class Endpoint:
                 self._timers.set((transaction, Timer.REPEAT_2XX), now + self._values.t1)
                 self._timers.set((transaction, Timer.ACK_2XX), now + self._values.timeout)
         self._perform_server(transaction, transaction.step(what), now)
+        if transaction.is_invite and status >= 300:
+            self._refused[transaction] = None
+            if len(self._refused) > MOST_REFUSED:
+                self._drop_server(next(iter(self._refused)))
 
     def respond_once(self, transaction: ServerTransaction, response: Response, now: float) -> None:
         """Send the final response to a request other than INVITE and keep nothing of it (RFC 3261 §8.2.7).
@@ -258,8 +265,7 @@ class Endpoint:
         memory for the 32 s of timer J (T10). Raises ValueError as `respond` does.
         """
         self.respond(transaction, response, now)
-        transaction.state = State.TERMINATED
-        self._forget_server(transaction)
+        self._drop_server(transaction)
 
     def respond_reliably(self, transaction: ServerTransaction, response: Response, now: float) -> None:
         """Send a 101–199 to an INVITE so that it arrives (RFC 3262 §3): with 100rel and RSeq, repeated until its PRACK.
@@ -594,8 +600,13 @@ class Endpoint:
             Transmit(numbered.data, transaction.destination, request.method, status, True, request.call_id)
         )
 
+    def _drop_server(self, transaction: ServerTransaction) -> None:
+        transaction.state = State.TERMINATED
+        self._forget_server(transaction)
+
     def _forget_server(self, transaction: ServerTransaction) -> None:
         self._stop_all(transaction)
+        self._refused.pop(transaction, None)
         self._reliable.pop(transaction.prack_key, None)
         self._servers.pop(transaction.key, None)
         self._first_of.pop(transaction.merge_key, None)

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.sip.events import Flow
-from bridge.sip.message import Response, parse
+from bridge.sip.endpoint import MOST_REFUSED
+from bridge.sip.events import Flow, RequestReceived
+from bridge.sip.message import Response, parse, response_to
 from bridge.sip.overload import is_new, refusal
+from tests.sip.bench import Bench
 
 UDP = Flow("udp", ("192.0.2.1", 5060), ("198.51.100.7", 40000))
 INVITE = (
@@ -97,3 +99,32 @@ def test_no_octets_raise(junk: bytes, at: int) -> None:
     for data in (junk, INVITE[:at] + junk, INVITE[:at] + junk + INVITE[at:]):
         refusal(data, UDP)
         is_new(data)
+
+
+def test_t10_of_refused_invites_that_nobody_acknowledges_only_so_many_are_held():
+    """T10: the oldest go first; an honest peer's ACK comes within a round trip."""
+    bench = Bench()
+    for number in range(MOST_REFUSED + 100):
+        bench.receive(invite_of(number))
+        received = bench.one(RequestReceived)
+        bench.events.clear()
+        bench.endpoint.respond(received.transaction, response_to(received.request, 503, to_tag="ours"), bench.now)
+        bench.drain()
+    assert bench.endpoint.counts()["invite_servers"] == MOST_REFUSED
+    bench.run(40.0)
+    assert not any(bench.endpoint.counts().values())
+
+
+def invite_of(number: int) -> bytes:
+    lines = [
+        "INVITE sip:bridge.test SIP/2.0",
+        f"Via: SIP/2.0/UDP 198.51.100.7:5070;branch=z9hG4bK{number}",
+        "Max-Forwards: 70",
+        f"From: <sip:caller@198.51.100.7>;tag={number}",
+        "To: <sip:bridge.test>",
+        f"Call-ID: {number}@198.51.100.7",
+        "CSeq: 1 INVITE",
+        "Contact: <sip:caller@198.51.100.7>",
+        "Content-Length: 0",
+    ]
+    return "\r\n".join([*lines, "", ""]).encode()
