@@ -33,7 +33,7 @@ _STRANGERS = tuple(f"127.251.{index // 250}.{1 + index % 250}" for index in rang
 def _open_ground(ground: Ground, name: str, tls: Path | None = None) -> str:
     """Let the carrier have a network, as the big ones do, and TLS where certificates are given."""
     host = ground.stage.network
-    text = config(host, str(ground.stage.directory), name, "20000-23999")
+    text = config(host, str(ground.stage.directory), name, "20000-21999")
     text = text.replace(f'sources = ["{host}.11/32"]', f'sources = ["{host}.11/32", "{host}.128/25"]')
     if tls is not None:
         secure = f'certificate = "{tls}/bridge.pem"\nprivate_key = "{tls}/bridge.key"\nca = "{tls}/authority.pem"'
