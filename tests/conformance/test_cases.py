@@ -1,6 +1,8 @@
 """The conformance suite as tests, with its short loads: `make conformance` plays the long ones too.
 
 Among them are rows R04, R05, R06, R07, R08, R09, R12, R14, R17, R19 and T05 from outside, SIPp, baresip and tshark.
+SIPp on both sides shows, quickly, of R26 a 407, of R30 PRACK on both legs, of R34 a hold, of R35 UPDATE, of R36 a 422,
+of R37 a REFER carried out and one passed on, of R51 a silent target; the other scenarios are part of the long run.
 """
 
 import pytest
