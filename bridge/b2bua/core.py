@@ -30,6 +30,7 @@ from bridge.b2bua.actions import (
 )
 from bridge.b2bua.admission import Admission
 from bridge.b2bua.call import Call
+from bridge.b2bua.call_ids import CallIds
 from bridge.b2bua.capabilities import capabilities, extensions, refusal
 from bridge.b2bua.control import Cause
 from bridge.b2bua.destination import Directory, target_uri
@@ -129,10 +130,10 @@ class Core:
         self._timers = TimerTable()
         self._now = 0.0
         self._dialogs: dict[tuple[str, str], Leg] = {}
-        self._call_of: dict[str, str] = {}  # a leg's Call-ID → the record id, kept a while for late messages
+        self._call_of = CallIds()
         self._ours: set[str] = set()  # Call-IDs of live legs that we called: one that comes back is a loop
         self._sessions: dict[int, Call] = {}
-        self._inbound = InboundCalls(lambda call_id: self._calls.get(self._call_of.get(call_id, "")))
+        self._inbound = InboundCalls(lambda call_id: self._calls.get(self._call_of.get(call_id)))
         self._calls: dict[str, Call] = {}
         self._queries: dict[int, Call | NextHop | Inquiry] = {}  # who waits for the answer
         self._next_id = 0
@@ -279,7 +280,8 @@ class Core:
         self._contain(partial(self._trunks.handle_timeout, now), now)
         for key in self._timers.due(now):
             if key[0] == "forget":
-                self._call_of.pop(key[1], None)
+                self._call_of.turn(now)
+                self._arm_forgetting()
             elif key[0] == "limits":
                 self._look_at_limits(now)
             elif isinstance(key[0], Leg):
@@ -386,7 +388,7 @@ class Core:
                 Trace(
                     "sent",
                     now,
-                    call=self._call_of.get(transmit.call_id, ""),
+                    call=self._call_of.get(transmit.call_id),
                     leg=LegName(owners[0].kind) if owners else None,
                     flow=transmit.flow,
                     method=transmit.method,
@@ -585,7 +587,7 @@ class Core:
 
     def _has_ended(self, call_id: str) -> bool:
         """Tell whether a Call-ID was that of a leg of ours that is over; remembered for a while."""
-        call = self._calls.get(self._call_of.get(call_id, ""))
+        call = self._calls.get(self._call_of.get(call_id))
         return call_id in self._call_of and (call is None or all(leg.call_id != call_id for leg in call.legs()))
 
     def _obstacle(self, record: CallRecord, caller: Peer, now: float) -> tuple[PeerError, Reason] | None:
@@ -651,8 +653,7 @@ class Core:
 
     def _register(self, leg: Leg) -> None:
         self._dialogs[leg.key] = leg
-        self._timers.cancel(("forget", leg.call_id))
-        self._call_of[leg.call_id] = leg.record_id
+        self._call_of.add(leg.call_id, leg.record_id)
         if leg.calling:
             self._ours.add(leg.call_id)
 
@@ -661,7 +662,14 @@ class Core:
         self._ours.discard(leg.call_id)
         for timer in LegTimer:
             self._timers.cancel((leg, timer))
-        self._timers.set(("forget", leg.call_id), self._now + 32.0)
+        armed = self._call_of.turns_at
+        self._call_of.release(leg.call_id, self._now)
+        if self._call_of.turns_at != armed:
+            self._arm_forgetting()
+
+    def _arm_forgetting(self) -> None:
+        if self._call_of.turns_at is not None:
+            self._timers.set(("forget", ""), self._call_of.turns_at)
 
     def _find(self, call_id: str, local_tag: str, remote_tag: str | None) -> Leg | None:
         leg = self._dialogs.get((call_id, local_tag))
@@ -751,7 +759,7 @@ class Core:
         return Trace(
             "received",
             now,
-            call=self._call_of.get(message.call_id, ""),
+            call=self._call_of.get(message.call_id),
             leg=leg,
             flow=flow,
             method=message.cseq.method,
