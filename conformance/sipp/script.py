@@ -139,6 +139,7 @@ class _Writer:
         start, own = head[0], head[1:]
         if any(line.lower().startswith(("via:", "v:")) for line in own):
             self._request(start.removesuffix(" SIP/2.0"), cseq)
+            element.attrib.setdefault("retrans", "500")
             return _joined(head, self._body(body))
         answer = start[:3].isdigit()
         if answer:
