@@ -5,10 +5,12 @@ PYTHON  ?= python3
 SAY     := @printf '\033[1m==> %s\033[0m\n'
 
 # System packages that tests drive as independent parties; installed only when we are root and apt is there.
-PARTIES := sip-tester tshark baresip-core espeak-ng prometheus
+PARTIES := sip-tester tshark baresip-core espeak-ng prometheus stunnel4 openssl
+# What the long suite adds: an edge proxy and registrar, name servers, loss in a network namespace, scanners.
+EDGES   := kamailio kamailio-tls-modules dnsmasq-base nftables iproute2 sipvicious
 RIVALS  := rtpengine-daemon kamailio
 
-.PHONY: help setup build check test unit parties conformance bench demo lock clean
+.PHONY: help setup build check test unit parties edges conformance bench demo lock clean
 
 help:
 	@echo "make demo         build, and place real calls through the bridge on loopback"
@@ -41,8 +43,11 @@ $(VENV)/.built: $(VENV)/.installed $(RUST) pyproject.toml
 
 build: $(VENV)/.built
 
-parties:
-	@missing=; for package in $(PARTIES); do dpkg -s $$package >/dev/null 2>&1 || missing="$$missing $$package"; done; \
+parties: WANTED := $(PARTIES)
+edges: WANTED := $(EDGES)
+
+parties edges:
+	@missing=; for package in $(WANTED); do dpkg -s $$package >/dev/null 2>&1 || missing="$$missing $$package"; done; \
 	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    printf '\033[1m==> %s\033[0m\n' "independent parties:$$missing"; \
@@ -72,7 +77,7 @@ unit: build
 
 test: parties check unit
 
-conformance: build parties
+conformance: build parties edges
 	@$(BIN)/trunkbridge conformance
 
 bench: build

@@ -51,6 +51,8 @@ class RecentCalls:
             return
         steps = self._steps.get(trace.call)
         if steps is None:
+            if trace.retransmission or trace.method != "INVITE" or trace.status >= 200:
+                return  # the last words of a call that is forgotten already (T10: refused by the thousand)
             steps = self._steps[trace.call] = deque(maxlen=STEPS_A_CALL)
             if len(self._steps) > CALLS:
                 del self._steps[next(iter(self._steps))]

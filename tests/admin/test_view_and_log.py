@@ -91,6 +91,19 @@ def test_a_message_of_no_call_is_not_kept() -> None:
     assert [step["kind"] for step in recent.messages("call1")] == ["sent"]
 
 
+def test_t10_the_last_words_of_a_forgotten_call_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T10: calls refused by the thousand answer and repeat after they are forgotten."""
+    monkeypatch.setattr(view_module, "ENDED_CALLS", 1)
+    recent = RecentCalls(0.0)
+    for call in ("one", "two"):
+        recent(message("received", 1.0, call))
+        recent(Record(record(call)))
+    recent(message("sent", 1.5, "one", status=503))
+    recent(message("received", 1.6, "one", method="ACK"))
+    assert recent.messages("one") == []
+    assert len(recent.messages("two")) == 1
+
+
 def test_ended_calls_are_remembered_newest_first_up_to_a_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(view_module, "ENDED_CALLS", 3)
     recent = RecentCalls(0.0)
