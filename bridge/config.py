@@ -26,6 +26,7 @@ from bridge.profile import (
     Profile,
     alternatives,
     did_you_mean,
+    is_uri_template,
     load_profile,
     read_key,
     shown,
@@ -126,7 +127,7 @@ class Peer:
     queue_for: float = 0.0  # seconds a call may wait for `cps` (D13)
     max_minutes_a_day: int = 0  # of answered calls toward this peer; 0: no limit (T09)
     allow: tuple[str, ...] = ()  # prefixes of the numbers that may be dialled through this peer; none: every number
-    deny: tuple[str, ...] = ()  # prefixes that may not; the longer of two that fit decides
+    deny: tuple[str, ...] = ()  # prefixes that may not, whatever `allow` says
     variables: Mapping[str, str] = field(repr=False, default_factory=dict)  # other keys that fill URI templates
 
 
@@ -300,8 +301,8 @@ class _Loader:
     def error(self, path: KeyPath, problem: str, remedy: str) -> ConfigError:
         """Make the error for a key, quoting references as they are written."""
         if path in self._resolved:
-            value, written = self._resolved[path]
-            problem = problem.replace(shown(value), shown(written))
+            value, written = map(shown, self._resolved[path])
+            problem, remedy = problem.replace(value, written), remedy.replace(value, written)
         return self._document.error(path, problem, remedy)
 
     def wrong(self, path: KeyPath, problem: str, remedy: str) -> None:
@@ -546,6 +547,7 @@ class _Loader:
             key: table.text(key) for key in (*needed, *profile.variables) if key in table.values or key in needed
         }
         table.known |= {*needed, *profile.variables}
+        self._check_lines(table, variables)
         if self._unmet(table, profile):
             table.finish(SCHEMA)
             return None
@@ -560,6 +562,8 @@ class _Loader:
                 table.wrong(key, f"is missing: {template}", f'write {key} = "…"')
             elif not re.fullmatch(r"[A-Za-z0-9_.!~*'()&=+$,;?/%-]+", values[key]):
                 table.wrong(key, "has characters that a URI cannot hold", "use letters, digits and - _ . + %")
+            elif not is_uri_template(profile.request_uri.replace(f"{{{key}}}", values[key])):
+                table.wrong(key, f"makes no URI of {profile.request_uri}", "use letters, digits and - _ . + %")
         table.finish(SCHEMA)
         hosts = self._hosts(table, profile, values)
         self._check_registration(table, profile, accounts)
@@ -589,15 +593,19 @@ class _Loader:
         """Read what identifies the account, in both directions."""
         keys = ("user", "username", "password", "inbound_username", "inbound_password")
         accounts = {key: table.text(key) for key in keys}
-        for key, value in accounts.items():
-            if any(character < " " or character == "\x7f" for character in value):
-                table.wrong(key, "holds a control character", "write one line of text")  # T13
+        self._check_lines(table, accounts)
         for name, secret in (("username", "password"), ("inbound_username", "inbound_password")):
             if accounts[name] and not accounts[secret] and secret not in table.values:
                 table.wrong(name, f"has no {secret}", f'write {secret} = "${{env:NAME}}"')
             if accounts[secret] and not accounts[name]:
                 table.wrong(secret, f"has no {name}", f"write {name} beside it")
         return accounts
+
+    def _check_lines(self, table: _Table, values: Mapping[str, str]) -> None:
+        """See to it that no value could begin a header of its own (T13)."""
+        for key, value in values.items():
+            if any(character < " " or character == "\x7f" for character in value):
+                table.wrong(key, "holds a control character", "write one line of text")
 
     def _limits(self, table: _Table) -> dict[str, Any]:
         """Read how much an account may carry, and which numbers may be dialled through it (T09, D13, F18)."""

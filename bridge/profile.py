@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from bridge.document import Document, KeyPath
-from bridge.errors import ConfigError
+from bridge.errors import ConfigError, PeerError
+from bridge.sip.uri import Uri
 
 BUILTIN = Path(__file__).resolve().parent.parent / "profiles"
 
@@ -270,7 +271,18 @@ def _request_uri(value: Any) -> str:
         raise Mistake(f"{shown(value)} is not a URI template", remedy)
     if re.search(r"[{}]", PLACEHOLDER.sub("", value)):
         raise Mistake(f"{shown(value)} has a brace that closes no placeholder", remedy)
+    if not is_uri_template(value):
+        raise Mistake(f"{shown(value)} makes no URI when its placeholders are filled", remedy)
     return value
+
+
+def is_uri_template(template: str) -> bool:
+    """Tell whether a Request-URI's template makes a URI when its placeholders are filled with plain words."""
+    try:
+        Uri.parse(PLACEHOLDER.sub("1", template))
+    except PeerError:
+        return False
+    return True
 
 
 def _status(low: int, high: int) -> Read:
@@ -315,7 +327,7 @@ class Key:
     overridable: bool = True
 
 
-_LINE = _text(r"[^\r\n\0]+", "write one line of text")
+_LINE = _text(r"[^\x00-\x08\x0a-\x1f\x7f]+", "write one line of text")
 _NAMES = _listing(_text(r"[a-z][a-z0-9_]*", "write a name in small letters, digits and _"))
 
 SCHEMA: Mapping[str, Key] = {

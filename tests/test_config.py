@@ -260,6 +260,7 @@ def test_no_secret_is_in_a_representation_or_in_an_error(write, monkeypatch):
         sources = ["${env:CANARY}"]
         password = "${env:CANARY}"
         fill = "${env:CANARY}"
+        transports = "${env:CANARY}"
         [platforms.p]
         profile = "vapi"
         mode = "${env:CANARY}"
@@ -282,6 +283,30 @@ def test_a_control_character_in_an_account_is_refused(problems):
     """T13: it would become a header line."""
     (problem,) = problems('[carriers.c]\nhosts = ["192.0.2.1"]\nusername = "u\\r\\nVia: x"\npassword = "p"\n')
     assert problem == "3: carriers.c.username: holds a control character; write one line of text"
+
+
+def test_a_control_character_in_what_fills_a_header_is_refused(problems, tmp_path, monkeypatch):
+    """T13: an account's own keys stand in the headers of its profile; a file may hold more lines than one thinks."""
+    (tmp_path / "mine.toml").write_text('extends = "generic-platform"\nvariables = ["pin"]\nheaders.X-Pin = "{pin}"\n')
+    monkeypatch.setenv("PIN", "1\r\nX-Evil: 1")
+    (problem,) = problems('[platforms.p]\nprofile = "./mine.toml"\nhosts = ["192.0.2.1"]\npin = "${env:PIN}"\n')
+    assert problem == "4: platforms.p.pin: holds a control character; write one line of text"
+    (problem,) = problems(P + 'headers.X-Pin = "a\\u0007b"\n')
+    assert problem.startswith("3: platforms.p.headers.X-Pin: ")
+
+
+@pytest.mark.parametrize("template", ["sip:@{host}", "sip:<{number}>@{host}", "sip:{number}@{host}:{number}x"])
+def test_a_template_that_makes_no_uri_is_refused(problems, template):
+    """Else every call would fail, one after the other."""
+    (problem,) = problems(P + f'request_uri = "{template}"\n')
+    remedy = 'write a SIP URI with placeholders: "sip:{number}@{host}"'
+    said = f'3: platforms.p.request_uri: "{template}" makes no URI when its placeholders are filled; {remedy}'
+    assert problem == said
+
+
+def test_a_value_that_makes_no_uri_of_its_template_is_refused(problems):
+    (problem,) = problems(P + 'request_uri = "sip:{number}@{account}.{host}"\naccount = "a,b"\n')
+    assert problem.startswith("4: platforms.p.account: makes no URI of sip:{number}@{account}.{host}; ")
 
 
 # -- what a wrong one is told ----------------------------------------------------------------------------------------
