@@ -220,7 +220,7 @@ class Api:
         return next((record for record in self.live.calls() if record["id"] == call), None)
 
     def _need(self, call: str) -> None:
-        if self._live(call) is None:
+        if self.live.session(call) is None:
             raise ApiError(404, "no live call has this id")
 
     def _order(self, command: Command) -> None:

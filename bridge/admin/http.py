@@ -84,17 +84,17 @@ class AdminSite(server.Site):
 
     def refusal(self, request: http.Request) -> tuple[int, str] | None:
         """Say why nobody may ask this, from its headers alone; None if it may be asked."""
-        host = request.getHeader("host") or ""
-        origin = request.getHeader("origin")
+        host = _header(request, "host") or ""
+        origin = _header(request, "origin")
         if origin is not None and origin.lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
             return 403, "the Origin header names another site"
-        if request.getHeader("sec-fetch-site") == "cross-site":
+        if _header(request, "sec-fetch-site") == "cross-site":
             return 403, "the request was made by another site"
         if self._loopback:
             if not _is_local(host):
                 return 403, "the Host header does not name this machine"
             return None
-        scheme, _, given = (request.getHeader("authorization") or "").partition(" ")
+        scheme, _, given = (_header(request, "authorization") or "").partition(" ")
         if (
             not self._token
             or scheme.lower() != "bearer"
@@ -179,7 +179,7 @@ class _Operations(resource.Resource):
         for operation, variable in there:
             if operation.method == wanted:
                 return operation.answer(
-                    Question(variable, _query(request), _body(request), request.getHeader("accept") or "")
+                    Question(variable, _query(request), _body(request), _header(request, "accept") or "")
                 )
         allowed = ", ".join(operation.method for operation, _ in there)
         request.setHeader("Allow", allowed)
@@ -213,6 +213,12 @@ def _match(pattern: str, path: str) -> str | None:
         return "" if path == pattern else None
     variable = path[len(before) : len(path) - len(after)]
     return variable if path == before + variable + after and variable and "/" not in variable else None
+
+
+def _header(request: http.Request, name: str) -> str | None:
+    """Return a header's value; what is no UTF-8 in it fits nothing (Twisted would raise, and log a traceback)."""
+    value: bytes | None = request.getHeader(name.encode())
+    return None if value is None else value.decode("utf-8", "replace")
 
 
 def _query(request: server.Request) -> dict[str, str]:

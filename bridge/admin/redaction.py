@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _CREDENTIALS = re.compile(r"(?im)^((?:proxy-)?authorization)([ \t]*):[^\r\n]*(?:\r?\n[ \t][^\r\n]*)*")
-_KEYS = re.compile(r"(?im)^(a=crypto:[^\r\n]*?inline:)[^\r\n|;]*")
+_KEYS = re.compile(r"(?i)\b(inline:)[^\s|;]*")  # RFC 4568 §6.1: an a=crypto line may hold several
 
 
 def redacted(data: bytes) -> str:

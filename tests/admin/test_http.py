@@ -145,6 +145,14 @@ def test_t18_a_wrong_token_is_refused(guarded: Desk, authorization: str) -> None
     assert guarded.ask("/healthz", headers={"Authorization": authorization}).status == 401
 
 
+@pytest.mark.parametrize("name", [b"Authorization", b"Host", b"Origin"])
+def test_t18_a_header_that_is_no_utf_8_is_refused_like_any_other(guarded: Desk, desk: Desk, name: bytes) -> None:
+    """T18: a stranger must not fill the log with tracebacks."""
+    request = b"GET /healthz HTTP/1.1\r\n" + name + b": Bearer \xff\r\n\r\n"
+    assert guarded.raw(request).status in (401, 403)
+    assert desk.raw(request).status == 403
+
+
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
 def test_the_token_opens_the_door(guarded: Desk, scheme: str) -> None:
     answer = guarded.ask("/healthz", headers={"Authorization": f"{scheme} {TOKEN}", "Host": "edge.example.com"})

@@ -63,6 +63,12 @@ def test_t17_credentials_and_keys_are_left_out_and_all_else_stands() -> None:
     assert "inline:[redacted]|2^20|1:4 UNENCRYPTED_SRTP\r\na=ptime:20" in shown
 
 
+def test_t17_every_key_of_a_line_is_left_out() -> None:
+    """T17: RFC 4568 §6.1 lets one line hold several."""
+    line = b"a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:canary1|1:4;inline:canary2|2^20|2:4\r\n"
+    assert redacted(line).endswith("inline:[redacted]|1:4;inline:[redacted]|2^20|2:4\r\n")
+
+
 def test_any_bytes_can_be_shown() -> None:
     assert redacted(b"\xff\x00INVITE") == "\\xff\x00INVITE"
 

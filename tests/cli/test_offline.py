@@ -33,6 +33,13 @@ def test_help_names_every_command_without_importing_any() -> None:
         assert heavy not in modules
 
 
+def test_what_the_system_refuses_is_one_sentence() -> None:
+    status, out, err = run("records", "--state-dir", "x" * 300)
+    assert (status, out) == (1, "")
+    assert err.startswith("Error: ")
+    assert "File name too long" in err
+
+
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_every_command_has_help(name: str) -> None:
     status, out, err = run(name, "--help")
