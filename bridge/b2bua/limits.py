@@ -144,8 +144,8 @@ class _Held:
     """What one call holds: a place in the node, one at each peer, its minutes, its place in a queue."""
 
     direction: str
-    peers: list[str] = field(default_factory=list)
-    answered: dict[str, float] = field(default_factory=dict)  # peer → since when its minutes count
+    peers: list[str] = field(default_factory=list)  # a peer with two legs of the call is there twice
+    answered: dict[str, list[float]] = field(default_factory=dict)  # peer → since when the minutes of its legs count
     waits_for: str = ""
 
 
@@ -218,14 +218,17 @@ class Limits:
     def answered(self, call: str, peer: Peer, now: float) -> None:
         """Count minutes from now on."""
         held = self._held.get(call)
-        if held is not None and peer.name in held.peers and peer.name not in held.answered:
-            held.answered[peer.name] = now + self._wall_offset
+        if held is not None and held.peers.count(peer.name) > len(held.answered.get(peer.name, ())):
+            held.answered.setdefault(peer.name, []).append(now + self._wall_offset)
             self._rooms[peer.name].minutes.answered(now + self._wall_offset)
             if peer.max_minutes_a_day:
                 self.watch(now)
 
     def left(self, call: str, peer: Peer, now: float) -> None:
-        """Give back the place at a peer: an attempt has failed, or a transfer has moved the call elsewhere."""
+        """Give back the place at a peer: an attempt has failed, or a transfer has moved the call elsewhere.
+
+        Of two places at one peer that goes whose leg has not been answered, else the older.
+        """
         held = self._held.get(call)
         if held is not None and peer.name in held.peers:
             held.peers.remove(peer.name)
@@ -236,10 +239,10 @@ class Limits:
         held, taker = self._held.get(call), self._held.get(other)
         if held is None or taker is None or peer.name not in held.peers:
             return
-        since = held.answered.get(peer.name)
+        talks = peer.name in held.answered
         self.left(call, peer, now)
         self._hold(taker, self._rooms[peer.name])
-        if since is not None:
+        if talks:
             self.answered(other, peer, now)
 
     def ended(self, call: str, now: float) -> None:
@@ -249,8 +252,8 @@ class Limits:
         if held is None:
             return
         self._node.add(held.direction, -1)
-        for name in held.peers:
-            self._give_back(held, name, now)
+        while held.peers:
+            self._give_back(held, held.peers.pop(), now)
 
     # -- as time passes --------------------------------------------------------------------------------------------
 
@@ -316,5 +319,8 @@ class Limits:
     def _give_back(self, held: _Held, name: str, now: float) -> None:
         room = self._rooms[name]
         room.calls.add(held.direction, -1)
-        if (since := held.answered.pop(name, None)) is not None:
-            room.minutes.ended(since, now + self._wall_offset)
+        talking = held.answered.get(name, [])
+        if len(talking) > held.peers.count(name):
+            room.minutes.ended(talking.pop(0), now + self._wall_offset)
+            if not talking:
+                del held.answered[name]

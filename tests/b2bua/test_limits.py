@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.b2bua.actions import Trace
-from bridge.b2bua.limits import Ceiling, Minutes, Pace
+from bridge.b2bua.limits import Ceiling, Dial, Limits, Minutes, Pace
 from bridge.b2bua.numbers import permitted
 from bridge.config import NodeLimits, Peer
 from bridge.sip.message import Request
@@ -313,6 +313,31 @@ def test_spending_ends_when_the_minutes_of_the_day_are_gone() -> None:
     assert {record["reason"] for record in world.network.records if record["duration"]} == {"minutes-spent"}
     assert world.core.trunks()[0]["limits"]["minutes_today"] == pytest.approx(2.0, abs=0.05)
     world.assert_idle()
+
+
+def test_each_leg_of_a_call_at_one_carrier_has_minutes_of_its_own() -> None:
+    """T09: a transfer dials by way of the carrier that talks already; busy or answered, no minute goes uncounted."""
+    config = World(carrier_peer={"max_minutes_a_day": 60}).config
+    limits, carrier, platform = Limits(config, 0.0, lambda at: None), config.peer("main"), config.peer("support")
+
+    def minutes(now: float) -> float:
+        return float(limits.shown(carrier, now)["minutes_today"])
+
+    assert limits.enter("call", platform, "outbound", 0.0) is None
+    assert limits.dial("call", carrier, 0.0) is Dial.NOW
+    limits.answered("call", carrier, 0.0)
+    assert limits.dial("call", carrier, 60.0) is Dial.NOW
+    limits.left("call", carrier, 60.0)
+    assert minutes(120.0) == 2.0
+    assert limits.dial("call", carrier, 120.0) is Dial.NOW
+    limits.answered("call", carrier, 120.0)
+    limits.answered("call", carrier, 120.0)  # there is no third leg
+    limits.left("call", platform, 120.0)
+    assert minutes(180.0) == 4.0
+    assert limits.exhausted(3600.0) == ["call"]
+    limits.ended("call", 180.0)
+    assert minutes(240.0) == 4.0
+    assert (limits.load(carrier), limits.load(platform), limits.counts()) == (0, 0, 0)
 
 
 def test_every_place_is_given_back_however_a_call_ends() -> None:
