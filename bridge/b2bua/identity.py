@@ -38,7 +38,10 @@ _ASSERTED = frozenset(("p-asserted-identity", "remote-party-id", "p-asserted-ser
 _HISTORY = frozenset(("diversion", "history-info"))
 # What says who the caller is besides From (RFC 3323 §5.3)
 _PERSONAL = frozenset(("call-info", "reply-to", "subject", "organization", "in-reply-to", "user-agent", "server"))
+# What a signature says of the caller stands in it for everyone to read (RFC 8225 §5.2.1)
+_SIGNED = frozenset(("identity", "date"))
 _WITH_NUMBERS = frozenset(("p-asserted-identity", "remote-party-id", "diversion", "history-info"))
+_EMBEDDED = re.compile(r"[?&]([A-Za-z-]+)=([^&>]*)")
 _NUMBER = re.compile(r"\b(sips?:|tel:)(\+?[0-9]+)(?=[@;>?,]|$)")
 
 
@@ -93,7 +96,7 @@ def delivered(headers: Iterable[Header], receiver: Peer) -> tuple[Header, ...]:
     kept: dict[tuple[str, str], Header] = {}
     for header in headers:
         name = long_name(header.name)
-        if name in hidden or (name == "diversion" and not profile.trusted and _is_private(header.value)):
+        if name in hidden or (not profile.trusted and _is_private(name, header.value)):
             continue
         if policy != "keep" and name in _WITH_NUMBERS:
             header = _with_plus(header, policy)
@@ -135,7 +138,7 @@ def _hidden(asked: frozenset[str], trusted: bool) -> frozenset[str]:
     hidden = _PERSONAL if "user" in asked else frozenset()
     if not trusted and "none" not in asked:
         if asked & {"id", "user"}:  # RFC 3325 §7
-            hidden |= _ASSERTED
+            hidden |= _ASSERTED | _SIGNED
         if asked & {"history", "header", "session"}:  # RFC 7044 §10.1
             hidden |= {"history-info"}
     return hidden
@@ -155,7 +158,17 @@ def _privacy_left(asked: frozenset[str], trusted: bool) -> str:
     return ";".join(sorted(left, key=lambda token: (token == "critical", token)))
 
 
-def _is_private(diversion: str) -> bool:
+def _is_private(name: str, value: str) -> bool:
+    """Tell whether a line of a call's past asks for itself not to be shown."""
+    return _diversion_is_private(value) if name == "diversion" else name == "history-info" and _entry_is_private(value)
+
+
+def _entry_is_private(history: str) -> bool:
+    """Tell whether an entry of History-Info bears a Privacy of its own in its URI (RFC 7044 §10.1.1)."""
+    return any(name.lower() == "privacy" and value.lower() != "none" for name, value in _EMBEDDED.findall(history))
+
+
+def _diversion_is_private(diversion: str) -> bool:
     """Tell whether a Diversion asks not to be shown (RFC 5806 §4.1 ``privacy``)."""
     for value in split_list(diversion):
         try:

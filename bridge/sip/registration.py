@@ -274,11 +274,14 @@ class Registration:
 
     def _back_off(self, now: float) -> None:
         """Plan the next try: soon at another hop, else later and later, but before a binding that holds runs out."""
+        refused = self._status in _ACCOUNT_REFUSED
         if self._round:
             self._failed = self._round.pop(0)
+        if refused:
+            self._round = []  # the other hops know the same accounts, and count the same failures
         pause = 0.0
         if not self._round:
-            first = REFUSED_PAUSE if self._status in _ACCOUNT_REFUSED else FIRST_PAUSE
+            first = REFUSED_PAUSE if refused else FIRST_PAUSE
             pause = min(first * 2.0 ** min(self._failures, 16), LONGEST_PAUSE) * (0.75 + 0.5 * self._random())
             self._failures += 1
             if self.is_bound(now):

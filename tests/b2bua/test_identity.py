@@ -356,6 +356,30 @@ def test_a_sender_that_is_not_trusted_asserts_nothing() -> None:
     assert names(passing(Headers(headers), trusted)) == [*asserted, "X-A"]
 
 
+def test_an_entry_of_the_history_may_ask_for_privacy_by_itself() -> None:
+    """R40: RFC 7044 §10.1.1 puts a Privacy into the URI of one entry."""
+    entries = [
+        Header("History-Info", "<sip:+1@a?Privacy=history>;index=1"),
+        Header("History-Info", "<sip:+2@a?Reason=SIP%3Bcause%3D302&privacy=history>;index=1.1"),
+        Header("History-Info", "<sip:+3@a?Privacy=none>;index=1.2"),
+        Header("History-Info", "<sip:+4@a>;index=1.3"),
+    ]
+    passed = passing(Headers(entries), party())
+    assert len(delivered(passed, party("platform"))) == 4
+    assert list(delivered(passed, party("platform", trusted=False))) == entries[2:]
+
+
+@pytest.mark.parametrize("asked", ["id", "user"])
+def test_a_signature_tells_no_stranger_who_wants_to_stay_private(asked: str) -> None:
+    """R39, R42: its payload is the caller's number in base64."""
+    headers = [Header("Privacy", asked), Header("Identity", "e30.e30.c2ln;info=<https://a>"), Header("Date", "now")]
+    passed = passing(Headers(headers), party(pass_headers=("Identity",)))
+    assert names(delivered(passed, party("platform"))) == (
+        ["Identity", "Date", "Privacy"] if asked == "id" else ["Identity", "Date"]
+    )
+    assert delivered(passed, party("platform", trusted=False)) == ()
+
+
 # -- numbers -----------------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,16 @@ import pytest
 from bridge.sip.digest import DigestClient
 from bridge.sip.events import Flow
 from bridge.sip.message import Headers, Request, Response, response_to
-from bridge.sip.registration import TABLE, Account, Input, Registration, State, granted, retry_after
+from bridge.sip.registration import (
+    REFUSED_PAUSE,
+    TABLE,
+    Account,
+    Input,
+    Registration,
+    State,
+    granted,
+    retry_after,
+)
 from bridge.sip.timers import TimerValues
 from bridge.sip.transaction import ClientTransaction
 from tests.harness.network import SeededTokens
@@ -120,6 +129,18 @@ def test_an_answer_to_an_older_register_does_not() -> None:
     assert bench.sent[-1].flow == OTHER
     bench.registration.response(response_to(first.request, 403), first, 6.0)
     assert bench.registration.state is State.REGISTERING
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_an_account_that_is_refused_is_not_offered_to_one_hop_after_the_other(status: int) -> None:
+    """R25: eight hops would make eight failures in a minute, which gets an account locked."""
+    bench = Bench(FLOW, OTHER)
+    bench.registration.start(0.0)
+    bench.answer(status, 0.1)
+    assert bench.registration.due_at is not None
+    assert bench.registration.due_at >= REFUSED_PAUSE * 0.75
+    bench.registration.handle_timeout(bench.registration.due_at)
+    assert [sent.flow for sent in bench.sent] == [FLOW, OTHER]
 
 
 def test_a_423_that_asks_for_no_more_than_we_asked_for_is_a_refusal() -> None:
