@@ -128,8 +128,8 @@ class Lookout:
         self._arm(watch, flow.remote, now)
 
     def resolved(self, target: Target, hops: Iterable[Hop]) -> None:
-        """Learn the hops of a host that a call has looked up."""
-        if target.peer.profile.health != "options":
+        """Learn the hops of a host that a call has looked up; not of those that a 3xx has named, at any port."""
+        if target.peer.profile.health != "options" and target.host in target.peer.hosts:
             self._of_host[target.peer.name, target.host] = tuple(hop.address for hop in hops)
 
     # -- queries -----------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from bridge.sip.uri import Uri
 
 _DEFAULT_PORTS = {"udp": 5060, "tcp": 5060, "tls": 5061}
 _KNOWN_ADDRESSES = 4096
+MOST_LEARNED = 64  # addresses behind a peer's names; the oldest go first: by now somebody else may have them
 _LONGEST_LITERAL = 64  # an IPv6 address with brackets and a zone; bounds what the memo of literals holds
 UNREGISTERED = Host("unregistered.invalid", 0, "")  # RFC 2606: nobody has this name
 
@@ -37,16 +38,26 @@ class Sources:
         self._peers: dict[str, Peer] = {}
         self._by_prefix: dict[tuple[int, int], dict[int, list[str]]] = {}
         self._known: dict[str, tuple[Peer, ...]] = {}  # answers given lately
+        self._learned: dict[str, dict[str, None]] = {}  # peer → addresses behind its names, the freshest last
         self._bound: dict[str, list[str]] = {}  # address → peers that have registered from it
         for peer in peers:
             self._peers[peer.name] = peer
             for network in peer.sources:
-                self._add(peer.name, network)
+                self._names_at(network).append(peer.name)
 
     def learn(self, peer: Peer, address: str) -> None:
         """Add an address to which a host name of the peer's has resolved."""
-        if peer not in self.owners(address):
-            self._add(peer.name, address)
+        learned = self._learned.setdefault(peer.name, {})
+        if address in learned:
+            learned[address] = learned.pop(address)
+        elif peer not in self.owners(address):
+            learned[address] = None
+            self._names_at(address).append(peer.name)
+            if len(learned) > MOST_LEARNED:
+                oldest = next(iter(learned))
+                del learned[oldest]
+                self._names_at(oldest).remove(peer.name)
+            self._known.clear()
 
     def bind(self, peer: Peer, addresses: Iterable[str]) -> None:
         """Let a peer signal from where it is registered from, and from nowhere else that was bound before (D24)."""
@@ -84,15 +95,15 @@ class Sources:
         found.extend(self._bound.get(address, ()))
         return tuple(self._peers[name] for name in dict.fromkeys(found))
 
-    def _add(self, name: str, network: str) -> None:
-        self._known.clear()
+    def _names_at(self, network: str) -> list[str]:
+        """Return the peers of exactly this network, to be changed in place."""
         parsed = ipaddress.ip_network(network, strict=False)
+        prefix = parsed.version, parsed.prefixlen
+        if prefix not in self._by_prefix:
+            self._by_prefix[prefix] = {}
+            self._by_prefix = dict(sorted(self._by_prefix.items(), key=lambda item: -item[0][1]))
         key = int(parsed.network_address) >> (parsed.max_prefixlen - parsed.prefixlen)
-        table = self._by_prefix.setdefault((parsed.version, parsed.prefixlen), {})
-        names = table.setdefault(key, [])
-        if name not in names:
-            names.append(name)
-        self._by_prefix = dict(sorted(self._by_prefix.items(), key=lambda item: -item[0][1]))
+        return self._by_prefix[prefix].setdefault(key, [])
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,7 +203,7 @@ class Verdict(enum.Enum):
     """What a request's credentials are worth."""
 
     ACCEPTED = "accepted"
-    STALE = "stale"  # the password is right, but the nonce is too old, not ours, or was used with this count before
+    STALE = "stale"  # the nonce is not ours; or the password is right, but the nonce too old, or used with this count
     REFUSED = "refused"
     ABSENT = "absent"  # none for our realm
 
@@ -254,12 +254,16 @@ class DigestServer:
     def verify(self, request: Request, password_of: Callable[[str], str | None], now: float) -> Verdict:
         """Judge the first Authorization for our realm (RFC 7616 §3.4.6); ``password_of`` is asked once at most.
 
-        A user who is not there costs the same steps as a wrong password (T06). Raises PeerError 400 where the
+        A user who is not there costs the same steps as a wrong password (T06), and a guess for a nonce that is not ours
+        is none: who forges the address of a peer can't make it look like a guesser. Raises PeerError 400 where the
         credentials are for another Request-URI.
         """
         given = self._credentials(request)
         if given is None:
             return Verdict.ABSENT
+        issued_ms = self._issued_ms(given.get("nonce", ""))
+        if issued_ms is None:
+            return Verdict.STALE
         algorithm, count, cnonce = given.get("algorithm", "MD5").upper(), given.get("nc", ""), given.get("cnonce", "")
         username, nonce = unquote(f'"{given.get("username", "")}"'), given.get("nonce", "")
         if algorithm not in _OFFERED or given.get("qop", "").lower() != "auth" or not username:
@@ -284,7 +288,7 @@ class DigestServer:
         response = given.get("response", "").lower().encode("utf-8", "surrogateescape")
         if not hmac.compare_digest(expected.encode(), response) or password is None:
             return Verdict.REFUSED
-        return Verdict.ACCEPTED if self._take(nonce, int(count, 16), now) else Verdict.STALE
+        return Verdict.ACCEPTED if self._take(nonce, issued_ms, int(count, 16), now) else Verdict.STALE
 
     def _credentials(self, request: Request) -> dict[str, str] | None:
         for params in map(_params, request.headers.get_all("Authorization")):
@@ -292,12 +296,15 @@ class DigestServer:
                 return params  # and no other: one message is one guess
         return None
 
-    def _take(self, nonce: str, count: int, now: float) -> bool:
-        """Use a nonce with a count; False if that can't be the first time."""
+    def _issued_ms(self, nonce: str) -> int | None:
+        """Return when a nonce was issued, None if it is not ours."""
         match = _NONCE.fullmatch(nonce)
-        if match is None or not hmac.compare_digest(self._signature(match[1] + match[2]), match[3]):
-            return False
-        issued_ms = int(match[1], 16)
+        if match is None or not hmac.compare_digest(self._signature(match[1] + match[2]).encode(), match[3].encode()):
+            return None
+        return int(match[1], 16)
+
+    def _take(self, nonce: str, issued_ms: int, count: int, now: float) -> bool:
+        """Use a nonce with a count; False if that can't be the first time."""
         if not 0 <= int(now * 1000) - issued_ms <= NONCE_LIFE * 1000:
             return False
         used = self._used.get(nonce)

@@ -77,6 +77,10 @@ def roaming() -> tuple[World, Prover]:
     return world, Prover(world.network, STRANGER)
 
 
+def challenge_nonce(challenge: Response) -> str:
+    return (challenge.headers.get("WWW-Authenticate") or "").partition('nonce="')[2].partition('"')[0]
+
+
 def rejected(world: World, reason: str) -> int:
     return sum(trace.kind == "rejected" and trace.text == reason for trace in world.network.traces)
 
@@ -214,6 +218,22 @@ def test_the_calls_of_a_banned_source_go_on() -> None:
     assert [response.status for response in platform.responses("BYE")] == [200]
     assert [response.status for response in platform.responses("OPTIONS")] == [200]
     assert len(world.carrier.requests("BYE")) == 1
+
+
+@pytest.mark.parametrize("changed", [("", ""), ("qop=auth", "qop=auth-int"), (f"@{BRIDGE[0]}", "@elsewhere")])
+def test_who_forges_a_peers_address_can_not_get_it_banned(changed: tuple[str, str]) -> None:
+    """T06: he never sees a nonce of ours, and guesses for another are none."""
+    world, platform = guarded()
+    asked = platform.ask("INVITE")
+    nonce = challenge_nonce(platform.last("INVITE"))
+    header = DigestClient("agent", "wrong", SeededTokens(7)).authorize(asked, platform.last("INVITE"))
+    assert header is not None
+    forged = header.value.replace(nonce, nonce[::-1]).replace(*changed)
+    for _ in range(20):
+        platform.ask("REFER", credentials=forged)
+    assert rejected(world, "banned") == 0
+    platform.prove(platform.ask("INVITE"), "agent", "secret")
+    assert len(world.core.calls()) == 1
 
 
 def test_failures_that_lie_more_than_a_minute_apart_do_not_add_up() -> None:

@@ -131,7 +131,7 @@ def test_t06_a_user_who_is_not_there_costs_the_same_steps_as_a_wrong_password(mo
         calls.clear()
         assert judged(judge, credentials(nonce, username=username, password=password)) is Verdict.REFUSED
         steps.append(list(calls))
-    assert steps == [["digest", "compare"]] * 4
+    assert steps == [["compare", "digest", "compare"]] * 4  # the first is the nonce's
 
 
 def test_t06_the_stand_in_for_a_missing_password_opens_nothing():
@@ -192,6 +192,7 @@ def test_a_nonce_that_is_not_ours_is_stale_however_right_the_password():
     issued_later = f"{int(ours[:12], 16) + 100000:012x}{ours[12:]}"
     for nonce in (nonce_of(stranger.challenges(0.0)[0]), issued_later, "", "x", ours[:-1], ours + "0", "\u0661" * 60):
         assert judged(judge, credentials(nonce), now=1.0) is Verdict.STALE
+        assert judged(judge, credentials(nonce, password="wrong"), now=1.0) is Verdict.STALE  # T06: it tells nothing
     other_realm = DigestServer("other", CountingTokens(), b"s" * 32)
     assert judged(judge, credentials(nonce_of(other_realm.challenges(0.0)[0]))) is Verdict.STALE
 
