@@ -583,6 +583,11 @@ class Call:
             self._exchange.cancel_timer(self, Timer.REPORT)
             self._enter(CallState.ENDED, now)
             self._exchange.ended(self, report, now)
+            # What holds this call lets go of it, so that it leaves memory now and not when the garbage collector comes.
+            self._hunt = self.sequel = None
+            for leg in (self.caller, self.callee):
+                if leg is not None and leg.receiver == self.receive:
+                    leg.receiver = _nobody
 
     # -- the record ------------------------------------------------------------------------------------------------
 
@@ -624,6 +629,10 @@ class Call:
 
     def _trace(self, kind: str, text: str, now: float) -> None:
         self._exchange.act(Trace(kind, now, call=self.record.id, text=text))
+
+
+def _nobody(leg: Leg, event: ControlEvent, now: float) -> None:
+    """Hear what a leg says after its call."""
 
 
 def _as_heard(cause: Cause, caller: Peer) -> Cause:

@@ -7,6 +7,7 @@ answer while another is owed is 500 with Retry-After (R11, R35). A refresh is an
 from __future__ import annotations
 
 import enum
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,7 @@ class Offers:
 
     def __init__(self, leg: Leg) -> None:
         self.session = SessionTimer(leg.peer.profile)
-        self._leg = leg
+        self._leg: Leg = weakref.proxy(leg)  # which owns this one: no two that hold each other
         self._ours: _Offer | None = None
         self._theirs: ServerTransaction | None = None  # to be answered, or a re-INVITE whose ACK is awaited
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -72,7 +73,7 @@ class Referrals:
     """Keep a leg's REFERs: at most one of the peer's that is not settled, and one of ours."""
 
     def __init__(self, leg: Leg) -> None:
-        self._leg = leg
+        self._leg: Leg = weakref.proxy(leg)  # which owns this one: no two that hold each other
         self._theirs: Subscription | None = None
         self._count = 0
         self._awaiting = False  # the peer still has to tell what became of a REFER of ours

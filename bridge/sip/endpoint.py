@@ -85,11 +85,13 @@ class Endpoint:
         self._first_of: dict[Hashable, ServerTransaction] = {}  # by `_merge_key`: what may be merged into
         self._accepted: dict[Hashable, ServerTransaction] = {}  # by `_ack_key`: 2xx sent, until timer L
         self._reliable: dict[Hashable, ServerTransaction] = {}  # by `_ack_key`: reliable 1xx sent
+        self._over: list[Transaction] = []  # forgotten, but named by events that are not drained yet
 
     # -- inputs ------------------------------------------------------------------------------------------------------
 
     def receive(self, data: bytes, flow: Flow, now: float) -> Request | Response | None:
         """Take one datagram. Return the message, every typed property of which is sound, or None if it was dropped."""
+        self._let_go()
         if not data.strip(b"\r\n\0"):  # keep-alives (RFC 5626 §3.5.1 and its lookalikes)
             return None
         try:
@@ -138,6 +140,7 @@ class Endpoint:
 
     def handle_timeout(self, now: float) -> None:
         """Let every timer fire that is due by now, in the order of their deadlines."""
+        self._let_go()
         while (key := self._timers.pop(now)) is not None:
             transaction, timer = key
             if isinstance(transaction, ClientTransaction):
@@ -635,7 +638,14 @@ class Endpoint:
             if delay is not None:
                 self._timers.set((transaction, timer), now + delay)
 
+    def _let_go(self) -> None:
+        """Part what is over from its owner: they would hold each other until the collector comes, seldom (T10, T19)."""
+        for transaction in self._over:
+            transaction.owner = None
+        self._over.clear()
+
     def _stop_all(self, transaction: ClientTransaction | ServerTransaction) -> None:
+        self._over.append(transaction)
         for timer in transaction.own_timers:
             self._timers.cancel((transaction, timer))
 
