@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
-from bridge.b2bua.numbers import with_plus
+from bridge.b2bua.numbers import telephone_number, with_plus
 from bridge.b2bua.routing import Routes, Sources, Target, is_address
 from bridge.config import Config, Peer
 from bridge.errors import PeerError
 from bridge.sip.extensions import Replaces, embed_headers, embedded_headers
 from bridge.sip.headers import NameAddr
 from bridge.sip.message import Header
-from bridge.sip.uri import Uri, unescape
+from bridge.sip.uri import Uri
 
-_SEPARATORS = str.maketrans("", "", "-.()")
 _PASSING = ("user-to-user", "referred-by")
 
 
@@ -69,10 +68,7 @@ class Directory:
         replaces = [header.value for header in embedded if header.name.lower() == "replaces"]
         if len(replaces) > 1:
             raise PeerError(400, "Repeated Replaces")
-        number = (uri.user or "").partition(";")[0]
-        plain = unescape(number).translate(_SEPARATORS)
-        if plain.removeprefix("+").isdigit():
-            number = plain
+        number = telephone_number((uri.user or "").partition(";")[0])
         if not number and not replaces:
             raise PeerError(400, "Refer-To Without a User")
         return Destination(
@@ -119,7 +115,7 @@ class Directory:
 
 def target_uri(text: str) -> Uri:
     """Read what an operator gives as target: a telephone number, a tel URI or a SIP URI. Raises PeerError 400, 416."""
-    number = text.translate(_SEPARATORS).replace(" ", "")
+    number = telephone_number(text)
     return Uri.parse(f"tel:{number}" if number.removeprefix("+").isdigit() else text)
 
 

@@ -8,6 +8,17 @@ from bridge.sip.uri import unescape
 _SEPARATORS = str.maketrans("", "", "-.() ")
 
 
+def telephone_number(user: str) -> str:
+    """Return the telephone number that a user part writes: without escapes, visual separators and, where it is a
+    global one, parameters (``+14155550100;npdi``, RFC 3966 §5.1). Anything else is returned as it stands.
+    """
+    written, _, params = user.partition(";")
+    number = unescape(written).translate(_SEPARATORS)
+    if not (number.isascii() and number.removeprefix("+").isdigit()):
+        return user
+    return user if params and not number.startswith("+") else number
+
+
 def number_matches(pattern: str, number: str) -> bool:
     """Tell whether a dialled number fits ``"+1415…"``, ``"+1415*"`` or ``"*"``.
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from bridge.b2bua.actions import Query
 from bridge.b2bua.identity import ANONYMOUS, delivered, static, wants_anonymity
-from bridge.b2bua.numbers import number_matches, permitted, plain_number, with_plus
+from bridge.b2bua.numbers import number_matches, permitted, plain_number, telephone_number, with_plus
 from bridge.config import Config, Host, Peer, Route
 from bridge.errors import PeerError
 from bridge.sip.headers import NameAddr, split_list
@@ -216,9 +216,10 @@ def dialled(request: Request) -> Dialled:
     number = uri.user or request.to.uri.user
     if not number:
         raise PeerError(484, "Address Incomplete")
+    caller = sender.uri.user if sender.uri.host.lower() != "anonymous.invalid" else None
     return Dialled(
-        number=number,
-        caller=(sender.uri.user if sender.uri.host.lower() != "anonymous.invalid" else None) or "anonymous",
+        number=telephone_number(number),
+        caller=telephone_number(caller or "anonymous"),
         display=sender.display or "",
         max_forwards=max_forwards(request),
         passed=(),
