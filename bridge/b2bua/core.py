@@ -40,7 +40,7 @@ from bridge.b2bua.identity import overlong, passing
 from bridge.b2bua.leg import Leg, Switchboard
 from bridge.b2bua.limits import Limits, limit_reached
 from bridge.b2bua.next_hop import NextHop
-from bridge.b2bua.numbers import permitted
+from bridge.b2bua.numbers import permitted, telephone_number
 from bridge.b2bua.offers import LegTimer
 from bridge.b2bua.plan import plan
 from bridge.b2bua.reach import within_reach
@@ -606,10 +606,11 @@ class Core:
     def route(self, source: str, number: str, caller: str | None = None) -> dict[str, Any]:
         """Say where a call would go and what would be sent, sending nothing. Raises KeyError for an unknown source."""
         peer = self._config.peer(source)
+        number = telephone_number(number)
         found = self._routes.find((peer,), number)
         if found is None:
             return {"route": None, "targets": [], "problem": f"no route takes {number} from {source}"}
-        asked = Dialled(number, caller or "anonymous", "", 70, ())
+        asked = Dialled(number, telephone_number(caller or "anonymous"), "", 70, ())
         found_targets = self._routes.targets(found[1])
         targets = plan(found_targets, peer, asked, self.flow_to, self._host, self._exchange.media_address)
         return {"route": found[1].name, "targets": targets, "problem": None}

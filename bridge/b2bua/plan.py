@@ -30,20 +30,20 @@ def plan(
         problem = None if flow else f"no {target.transport} listener"
         if not target.permits(asked.number):
             problem = f"{target.peer.name} may not dial {asked.number}: see allow and deny of the account"
+        registers = target.host == UNREGISTERED
+        place = f"{target.host.host}:{target.port};transport={target.transport}"
         one: dict[str, Any] = {
             "peer": target.peer.name,
-            "destination": "where it has registered from"
-            if target.host == UNREGISTERED
-            else f"{target.host.host}:{target.port};transport={target.transport}",
+            "destination": "where it has registered from" if registers else place,
             "problem": problem,
         }
         if flow is not None and problem is None:
             sent = invitation(target, asked, our_host(flow))
             policy = codec_policy(target.peer).within(codec_policy(caller))
             one |= {
-                "request_uri": sent.request_uri,
+                "request_uri": "the Contact that it has registered" if registers else sent.request_uri,
                 "from": str(sent.sender),
-                "to": str(sent.to),
+                "to": str(sent.to).replace(UNREGISTERED.host, "HOST-OF-ITS-CONTACT"),
                 "headers": [f"{header.name}: {header.value}" for header in sent.headers],
                 "passes": list(_passes(caller, target.peer)),
                 "chosen_by": _chosen_by(target),
@@ -64,7 +64,7 @@ def _passes(caller: Peer, receiver: Peer) -> Iterable[str]:
 
 def _chosen_by(target: Target) -> str:
     """Say what decides on transport and port."""
-    if target.binding is not None:
+    if target.host == UNREGISTERED:
         return "its registration"
     written = [what for what, given in (("transport", target.host.transport), ("port", target.host.port)) if given]
     query = target.query(0)

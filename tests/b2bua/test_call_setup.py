@@ -289,6 +289,24 @@ def test_the_dry_run_says_what_the_real_call_sends() -> None:
         assert call.offered.headers.get(name) == value
 
 
+@pytest.mark.parametrize("number", ["%2B14155550100", "+1 (415) 555-0100"])
+def test_the_dry_run_reads_numbers_like_a_real_call(number: str) -> None:
+    world = World(platform={"plus": {"request_uri": "strip"}})
+    planned = world.core.route("main", number, "%2B14155550999")
+    assert planned["targets"][0]["request_uri"].startswith("sip:14155550100@")
+    assert planned["targets"][0]["from"].startswith("<sip:+14155550999@")
+
+
+def test_the_dry_run_promises_no_host_to_a_platform_that_has_yet_to_register() -> None:
+    """D24: its Contact becomes the Request-URI, and names the host."""
+    world = World(platform={"registers": True}, platform_peer={"hosts": ()})
+    first = world.core.route("main", NUMBER)["targets"][0]
+    assert "invalid" not in str(first).replace("anonymous.invalid", "")
+    assert first["destination"] == "where it has registered from"
+    assert first["request_uri"] == "the Contact that it has registered"
+    assert first["chosen_by"] == "its registration"
+
+
 def test_the_record_of_a_good_call_is_complete() -> None:
     world = World()
     call = world.set_up()
