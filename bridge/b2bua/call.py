@@ -262,15 +262,22 @@ class Call:
     def _caller_gave_up(self, event: Hangup, now: float) -> None:
         if self._hunt is not None:
             self._hunt.stop(event.cause, event.headers, now)
-        if event.cause.status == 504:  # it never acknowledged a reliable response (R30)
-            self._end(event.cause, Reason.NO_ACK, "bridge", self.caller, now)
-            self.record.status = 504
-        else:
-            self._end(event.cause, Reason.CANCELLED, self.caller.name.value, self.caller, now)
-            self.record.status = 487
+        self.record.status = event.cause.status
+        match event.cause.status:
+            case 504:  # it never acknowledged a reliable response (R30)
+                self._end(event.cause, Reason.NO_ACK, "bridge", self.caller, now)
+            case 488:  # its PRACK answered our offer with something else
+                self._end(event.cause, Reason.CODEC, "bridge", self.caller, now)
+            case _:
+                self.record.status = 487
+                self._end(event.cause, Reason.CANCELLED, self.caller.name.value, self.caller, now)
 
     def _caller_left(self, event: Hangup, now: float) -> None:
-        self._leg_left(self.caller, event, now)
+        if event.cause.status in (487, 504):  # the 200 still waited for a PRACK: it was never answered
+            self.record.answered_at = None
+            self._caller_gave_up(event, now)
+        else:
+            self._leg_left(self.caller, event, now)
 
     def _callee_left(self, event: Hangup, now: float) -> None:
         assert self.callee is not None
@@ -314,9 +321,6 @@ class Call:
         if changed:
             self._update_media(now, fill=True)
 
-    def _early_reoffer_answered(self, event: Answer, now: float) -> None:
-        self._update_media(now, fill=False)
-
     def _caller_said(self, event: Info, now: float) -> None:
         if self.callee is not None:
             self.callee.info(event.content_type, event.body, event.headers, now)
@@ -326,7 +330,7 @@ class Call:
 
     def _reoffer_answered(self, event: Answer | ReofferAnswered, now: float) -> None:
         try:
-            self._update_media(now, fill=True)
+            self._update_media(now, fill=self.state is CallState.UP)
         except PeerError as error:  # it took nothing of what we offered
             self.hang_up(Cause(error.status, error.reason), Reason.CODEC, "bridge", now)
 
@@ -449,6 +453,14 @@ class Call:
         assert other is not None
         self._align(other, new, now)
         return facts
+
+    def keep(self, leg: Leg, now: float) -> None:
+        """Ask a leg's peer to send its media here: a transfer wanted it elsewhere, and came to nothing."""
+        other = self.partner(leg)
+        if other is not None:
+            offer = make_offer(answer_in_force(other), codec_policy(leg.peer), self._anchor(leg.name))
+            self._origins[leg.name].version += 1
+            leg.reoffer(offer, now)
 
     def _align(self, leg: Leg, other: Leg, now: float) -> None:
         """Ask a leg's peer to speak nothing that the other leg has not taken: nothing is transcoded."""
@@ -655,7 +667,7 @@ _TABLE: dict[tuple[CallState, str, type[ControlEvent]], Callable[..., None]] = {
     (CallState.DIALLING, "callee", Reject): Call._callee_rejected,
     (CallState.DIALLING, "caller", Reoffer): Call._caller_reoffered,
     (CallState.DIALLING, "callee", Reoffer): Call._callee_reoffered,
-    (CallState.DIALLING, "caller", Answer): Call._early_reoffer_answered,
+    (CallState.DIALLING, "caller", Answer): Call._reoffer_answered,
     (CallState.UP, "caller", Hangup): Call._caller_left,
     (CallState.UP, "callee", Hangup): Call._callee_left,
     (CallState.UP, "caller", Reoffer): Call._caller_reoffered,

@@ -18,9 +18,10 @@ from bridge.b2bua.identity import delivered, passing, reasons_of
 from bridge.b2bua.next_hop import Finder, NextHop
 from bridge.b2bua.offers import LegTimer, Offers
 from bridge.b2bua.referral import Referrals
-from bridge.b2bua.routing import Invitation, is_address
+from bridge.b2bua.routing import Invitation
 from bridge.config import Peer
 from bridge.errors import PeerError
+from bridge.literals import is_address
 from bridge.media.relay import LegName
 from bridge.sdp import session as sdp
 from bridge.sip.dialog import Dialog
@@ -31,6 +32,11 @@ from bridge.sip.headers import CSeq, split_list
 from bridge.sip.message import Header, Headers, Request, Response, response_to
 from bridge.sip.tokens import Tokens
 from bridge.sip.transaction import ClientTransaction, ServerTransaction
+
+MOST_FORKS = 16
+"""Early dialogs that one INVITE may have: a peer that answers with ever new tags fills no memory (T10)."""
+_GONE = frozenset((404, 408, 410, 416, 481, 482, 484, 485, 502, 604))
+"""Responses after which there is no dialog any more (RFC 5057 §5.1)."""
 
 
 class LegState(enum.Enum):
@@ -136,15 +142,15 @@ class Leg:
 
     @property
     def is_invited(self) -> bool:
-        """Whether the peer's INVITE still waits for our final response."""
+        """Whether the peer's INVITE still waits for our final response, be it that a 2xx waits for a PRACK (R30)."""
+        if self.state is LegState.ANSWERED:
+            return self._invited is not None and self._invited.final is None
         return self.state is LegState.INVITED
 
     @property
     def offering(self) -> bool:
         """Whether the offer that began the dialog is ours and has no answer yet."""
-        if self.state is LegState.CALLING:
-            return self.remote_description is None
-        return self.is_invited and not self.we_answered and self.local_description is not None
+        return self.local_description is not None and self.remote_description is None
 
     @property
     def owes_answer(self) -> bool:
@@ -222,10 +228,10 @@ class Leg:
 
     def reject(self, cause: Cause, now: float, headers: tuple[Header, ...] = ()) -> None:
         """Refuse the caller's INVITE; the leg is over with it."""
-        if self.state is LegState.INVITED:
+        if self.is_invited:
             reasons = tuple(Header("Reason", reason) for reason in cause.reasons)
             self._respond_invited(cause.status, now, None, (*reasons, *delivered(headers, self.peer)), cause.reason)
-            self._end()
+            self._end(now)
 
     # -- within the dialog -----------------------------------------------------------------------------------------
 
@@ -233,13 +239,14 @@ class Leg:
         """Leave, in whatever way the state asks for: CANCEL, a final response, BYE, or BYE once the ACK is here."""
         match self.state:
             case LegState.CALLING if self._invite is None or self._invite.final is not None:
-                self._end()  # a bug of ours struck between two steps: nothing is out that could be cancelled
+                self._end(now)  # a bug of ours struck between two steps: nothing is out that could be cancelled
             case LegState.CALLING:
                 assert self._invite is not None
                 self.state = LegState.CANCELLING
                 self._endpoint.cancel(self._invite, now, cause.reasons, delivered(headers, self.peer))
-            case LegState.INVITED:
-                self.reject(cause, now, headers)
+            case _ if self.is_invited:
+                gone = cause.status < 300  # the far side answered and left before the peer could hear of it
+                self.reject(Cause(480, "Temporarily Unavailable", cause.reasons) if gone else cause, now, headers)
             case LegState.ANSWERED:  # RFC 3261 §15: no BYE before the ACK has come or is given up
                 self._departure = self._departure or (cause, headers)  # the first reason is the true one
             case LegState.CONFIRMED:
@@ -307,7 +314,7 @@ class Leg:
             case "BYE":
                 self._peer_left(event, now)
             case "INVITE":
-                if self.awaits_ack and (self.we_answered or self._settled):
+                if self.awaits_ack and not self.is_invited and (self.we_answered or self._settled):
                     self.state = LegState.CONFIRMED  # RFC 5407 §3.1.4: it has our 2xx, only its ACK is late
                 self.offers.reinvited(event, now)
             case "UPDATE":
@@ -339,14 +346,14 @@ class Leg:
             self.state = LegState.CONFIRMED
             if self._departure is not None:
                 self._bye(*self._departure, now)
-            elif not self.we_answered and not self._settled:
+            elif self.offering:
                 self._take_answer(request, now)
         self.offers.pursue(now)
         self.referrals.pursue(now)
 
     def cancelled(self, request: Request, transaction: ServerTransaction, now: float) -> None:
         """Take the CANCEL of the caller's INVITE; after a 200 of ours it has no effect (RFC 3261 §9.2)."""
-        if transaction is self._invited and self.state is LegState.INVITED:
+        if transaction is self._invited and self.is_invited:
             cause = Cause(487, "Request Terminated", reasons_of(request.headers))
             self.reject(Cause(487, "Request Terminated"), now)
             self.tell(Hangup(cause, passing(request.headers, self.peer)), now)
@@ -361,7 +368,7 @@ class Leg:
 
     def prack_missing(self, transaction: ServerTransaction, now: float) -> None:
         """Refuse an INVITE whose sender never acknowledged a reliable response (RFC 3262 §3, R30)."""
-        if transaction is self._invited and self.state is LegState.INVITED:
+        if transaction is self._invited and self.is_invited:
             self.reject(Cause(504, "Server Time-out"), now)
             self.tell(Hangup(Cause(504, "PRACK missing")), now)
 
@@ -381,7 +388,7 @@ class Leg:
         if transaction is self._invite:
             wanted = self.state is LegState.CALLING
             if wanted or self.state is LegState.CANCELLING:
-                self._end()
+                self._end(now)
             if wanted:
                 self.tell(Reject(Cause(status, "No Response" if status == 408 else "Unreachable")), now)
         else:
@@ -399,7 +406,7 @@ class Leg:
             self.tell(Answer(answer), now)
         elif self.remote_description is None:  # else an offerless refresh that leaves things as they are
             cause = Cause(488, "Not Acceptable Here")
-            self._bye(cause, (), now)
+            self.hang_up(cause, (), now)
             self.tell(Hangup(cause), now)
 
     # -- the INVITE of ours ----------------------------------------------------------------------------------------
@@ -418,7 +425,7 @@ class Leg:
             return
         else:
             wanted = self.state is LegState.CALLING
-            self._end()
+            self._end(now)
             if wanted:
                 cause = Cause(status, response.reason, reasons_of(response.headers))
                 contacts = tuple(response.headers.get_all("Contact")) if status < 400 else ()
@@ -448,6 +455,8 @@ class Leg:
             return None
         early = self._early.get(tag)
         if early is None:
+            if len(self._early) >= MOST_FORKS:
+                return None
             try:
                 early = self._early[tag] = _Early(Dialog.uac(self._invite.request, response))
             except PeerError:  # a Contact or Record-Route that can't be read: the 2xx may do better
@@ -479,7 +488,7 @@ class Leg:
         request = self._invite.request
         known = self.dialog
         if known is not None and known.remote_tag == response.to.tag:
-            self._ack(known, now)
+            self._ack(known, request.cseq.number, now)
             return
         wanted = self.state is LegState.CALLING
         early = self._early.get(response.to.tag or "")
@@ -491,11 +500,11 @@ class Leg:
                 dialog.confirm(response)
         except PeerError:  # a Record-Route that can't be read: there is no way to acknowledge this
             if known is None and self.state is not LegState.ENDED:
-                self._end()
+                self._end(now)
             if wanted:
                 self.tell(Reject(Cause(502, "Bad Gateway")), now)
             return
-        self._ack(dialog, now)
+        self._ack(dialog, request.cseq.number, now)
         if known is not None:
             self._send(dialog, dialog.request("BYE"), now, owned=False)
             return
@@ -519,17 +528,21 @@ class Leg:
         self.remote_description = description or self.remote_description
         self.tell(Answer(description, passing(response.headers, self.peer)), now)
 
-    def _ack(self, dialog: Dialog, now: float) -> None:
-        assert self._invite is not None
-        ack = dialog.ack(self._invite.request.cseq.number, self._credentials.for_ack)
-        self._next_hop.deliver(dialog, lambda flow, _: self._endpoint.send_ack(ack, flow), now)
+    def _ack(self, dialog: Dialog, number: int, now: float) -> None:
+        """Acknowledge a 2xx to the INVITE of that CSeq number, with its credentials (§22.1) where they may go (T07)."""
+
+        def send(flow: Flow, _: float) -> None:
+            credentials = self._credentials.for_ack if self._reaches_peer(flow) else ()
+            self._endpoint.send_ack(dialog.ack(number, credentials), flow)
+
+        self._next_hop.deliver(dialog, send, now)
 
     def _invite_again(self, response: Response, now: float) -> bool:
         """Repeat the INVITE with credentials (§22.2), or with a longer session interval (RFC 4028 §7.3)."""
         assert self._invite is not None
         request = self._invite.request
         if response.status in (401, 407):
-            again = self._authorized(request, response)
+            again = self._authorized(request, response, self.flow)
         elif response.status == 422 and self.offers.session.too_brief(response):
             again = renumbered(request, request.cseq.number + 1)
             again.headers.remove("Session-Expires")
@@ -550,6 +563,7 @@ class Leg:
         self.referrals.flush(now, hurry=True)
         self.state = LegState.LEAVING
         self._departure = None
+        self.offers.abandon(now)
         for timer in LegTimer:
             self.cancel_timer(timer)
         request = self.new_request("BYE")
@@ -575,44 +589,47 @@ class Leg:
         self._next_hop.deliver(dialog, lambda flow, at: self._sent(request, flow, owner, at), now)
 
     def _sent(self, request: Request, flow: Flow, owner: Leg | None, now: float) -> None:
+        if request.method == "INVITE" and not self.confirmed:
+            return  # the dialog ended while its next hop was looked up
         transaction = self._endpoint.send_request(request, flow, now, owner=owner)
         if request.method == "INVITE":
-            self.offers.sent(transaction)
+            self.offers.sent(transaction, now)
+
+    def cancel_reinvite(self, transaction: ClientTransaction, now: float) -> None:
+        """Cancel a re-INVITE of ours: within 64*T1 it has a final response, or is over without one (§9.1)."""
+        self._endpoint.cancel(transaction, now)
 
     def _ack_reinvite(self, response: Response, transaction: ClientTransaction, now: float) -> None:
         """Acknowledge a 2xx to a re-INVITE, each time it comes (R06), at the target that it names (§12.2.1.2)."""
         if self.dialog is not None:
             self.dialog.refresh_target(response)
-            ack = self.dialog.ack(transaction.request.cseq.number, self._credentials.for_ack)
-            self._next_hop.deliver(self.dialog, lambda flow, _: self._endpoint.send_ack(ack, flow), now)
+            self._ack(self.dialog, transaction.request.cseq.number, now)
 
     def _retry_with_credentials(self, response: Response, transaction: ClientTransaction, now: float) -> bool:
-        again = self._authorized(transaction.request, response)
+        again = self._authorized(transaction.request, response, transaction.flow)
         if again is None:
             return False
         self._sent(again, transaction.flow, self, now)
         return True
 
-    def _authorized(self, request: Request, response: Response) -> Request | None:
+    def _authorized(self, request: Request, response: Response, flow: Flow) -> Request | None:
         """Answer a challenge to a request of ours, None where there are no credentials or they must not go there.
 
         T07: credentials go only to an address of the account they belong to, and never into a dialog that a peer
         opened to us, but for a REFER, which goes there because the account's profile says so.
         """
-        if not (self.calling or request.method == "REFER"):
+        if not (self.calling or request.method == "REFER") or not self._reaches_peer(flow):
             return None
         dialog = self._dialog_with(request.to.tag) if request.to.tag else None
-        if dialog is not None and not self._reaches_peer(dialog):
-            return None
         again = self._credentials.repetition(request, response)
         if again is not None and dialog is not None:
             dialog.local_cseq += 1  # other requests may have gone out since
             again.headers.set("CSeq", f"{dialog.local_cseq} {request.method}")
         return again
 
-    def _reaches_peer(self, dialog: Dialog) -> bool:
-        host = dialog.next_hop().host.strip("[]")
-        return host in (self.flow.remote[0], self.flow.name) or self._switchboard.owns(self.peer, host)
+    def _reaches_peer(self, flow: Flow) -> bool:
+        address = flow.remote[0]
+        return address == self.flow.remote[0] or self._switchboard.owns(self.peer, address)
 
     def _in_dialog_final(
         self, status: int, response: Response | None, transaction: ClientTransaction, now: float
@@ -621,15 +638,15 @@ class Leg:
         method = transaction.request.method
         match method:
             case "BYE":
-                self._end()
-            case "OPTIONS" | "UPDATE" | "INVITE" if response is None or status in (408, 481):
+                self._end(now)
+            case "OPTIONS" | "UPDATE" | "INVITE" if response is None or status in _GONE:
                 self.lost(Cause(status, "Dialog Lost"), now)  # RFC 3261 §12.2.1.2
             case "INVITE" if response is not None:
                 self.offers.response(response, transaction, now)
             case "UPDATE" if response is not None:
                 self.offers.update_response(response, now)
             case "NOTIFY":
-                self.referrals.notify_response(response, now)
+                self.referrals.notify_response(transaction.request, response, now)
             case "REFER":
                 self.referrals.refer_response(status, response.reason if response else "No Response", now)
             case _:
@@ -639,7 +656,7 @@ class Leg:
         """End a dialog that the peer no longer keeps; the BYE is for a peer that only went deaf (RFC 4028 §10)."""
         if self.state is LegState.CONFIRMED:
             if cause.status == 481:
-                self._end()
+                self._end(now)
             else:
                 self._bye(Cause(cause.status, cause.reason), (), now)
             self.tell(Hangup(cause), now)
@@ -660,10 +677,10 @@ class Leg:
             self._early.pop(request.from_.tag or "", None)
             return
         state = self.state
-        if state is LegState.INVITED:  # RFC 3261 §15.1.2: pending requests get 487
+        if self.is_invited:  # RFC 3261 §15.1.2: pending requests get 487
             self._respond_invited(487, now)
         if state is not LegState.LEAVING:  # else two BYEs cross: ours still awaits its answer
-            self._end()
+            self._end(now)
         if state in (LegState.INVITED, LegState.ANSWERED, LegState.CONFIRMED):
             cause = Cause(200, "OK", reasons_of(request.headers))
             self.tell(Hangup(cause, passing(request.headers, self.peer)), now)
@@ -675,11 +692,11 @@ class Leg:
             raise PeerError(481, "Call/Transaction Does Not Exist")
         if not request.body:
             self._endpoint.respond(event.transaction, response_to(request, 200), now)
-        elif self.we_answered:  # a new offer on top of the answer it has just acknowledged
-            self.offers.report(event, description_of(request), now)
-        else:
+        elif self.offering:
             self._endpoint.respond(event.transaction, response_to(request, 200), now)
             self._take_answer(request, now)
+        else:  # a new offer on top of the answer it has just acknowledged
+            self.offers.report(event, description_of(request), now)
 
     def note_allowed(self, message: Request | Response) -> None:
         """Remember the methods that the peer says it takes (RFC 3261 §20.5)."""
@@ -769,8 +786,9 @@ class Leg:
             response.body = description.encode()
         return response
 
-    def _end(self) -> None:
+    def _end(self, now: float) -> None:
         self.state = LegState.ENDED
+        self.offers.abandon(now)
         self._switchboard.release(self)
 
 

@@ -16,6 +16,7 @@ from bridge.b2bua.control import Cause, Reoffer, ReofferAnswered, ReofferRefused
 from bridge.b2bua.refresh import SessionTimer
 from bridge.errors import PeerError
 from bridge.sdp import session as sdp
+from bridge.sdp.offer_answer import differs
 from bridge.sip.dialog import Dialog
 from bridge.sip.events import RequestReceived
 from bridge.sip.message import Header, Request, Response
@@ -30,15 +31,23 @@ class LegTimer(enum.Enum):
 
     SESSION = "session"  # refresh the session, or give up on a peer that has not (RFC 4028 §10)
     GLARE = "glare"  # offer again after a 491 (RFC 3261 §14.1)
+    ANSWER = "answer"  # cancel a re-INVITE to which no answer comes
+
+
+ANSWERED_WITHIN = 32.0
+"""Seconds: a peer may say 100 to a re-INVITE and then nothing, which no timer of the transaction ends (T19)."""
+MOST_ATTEMPTS = 5
+"""How often one offer is made, where each time it is refused in a way that invites another."""
 
 
 @dataclass(slots=True)
 class _Offer:
-    """An offer of ours: a changed description, or the old one again to refresh the session."""
+    """An offer of ours: a changed description, or None for the one in force again, to refresh the session."""
 
-    description: sdp.Description
-    refresh: bool
-    transaction: ClientTransaction | None = None  # None while it waits for its turn
+    change: sdp.Description | None
+    said: sdp.Description | None = None  # what went out
+    attempts: int = 0
+    transaction: ClientTransaction | None = None  # None while the next hop is looked up
 
 
 class Offers:
@@ -47,61 +56,79 @@ class Offers:
     def __init__(self, leg: Leg) -> None:
         self.session = SessionTimer(leg.peer.profile)
         self._leg: Leg = weakref.proxy(leg)  # which owns this one: no two that hold each other
-        self._ours: _Offer | None = None
+        self._open: _Offer | None = None  # ours that is out
+        self._next: _Offer | None = None  # ours that waits for its turn; a later one takes its place
         self._theirs: ServerTransaction | None = None  # to be answered, or a re-INVITE whose ACK is awaited
 
     # -- ours --------------------------------------------------------------------------------------------------------
 
-    def make(self, description: sdp.Description, now: float, refresh: bool = False) -> None:
-        """Offer a description by re-INVITE, as soon as no other offer is open."""
-        self._ours = _Offer(description, refresh)
+    def make(self, description: sdp.Description | None, now: float) -> None:
+        """Offer a description by re-INVITE, as soon as no other offer is open; None: the one in force.
+
+        Where it turns out by then to be what was said last, there is nothing to offer.
+        """
+        self._next = _Offer(description)
         self.pursue(now)
 
     def pursue(self, now: float) -> None:
         """Send the offer that waits, unless another is open (RFC 3261 §14.1)."""
-        leg, offer = self._leg, self._ours
-        if offer is None or offer.transaction is not None or self._theirs is not None or not leg.confirmed:
+        leg, offer = self._leg, self._next
+        if offer is None or self._open is not None or self._theirs is not None or not leg.confirmed:
             return
+        self._next = None
         leg.cancel_timer(LegTimer.GLARE)
+        offer.said = offer.change or leg.local_description
+        if offer.said is None or (
+            offer.change and leg.local_description and not differs(offer.change, leg.local_description)
+        ):
+            return
+        self._open = offer
+        offer.attempts += 1
         request = leg.new_request("INVITE")
         request.headers.add("Allow", ALLOW)
         request.headers.add("Supported", leg.supported)
         for header in self.session.asking():
             request.headers.append(header)
         request.headers.add("Content-Type", "application/sdp")
-        request.body = offer.description.encode()
+        request.body = offer.said.encode()
         leg.send(request, now)
 
-    def sent(self, transaction: ClientTransaction) -> None:
+    def sent(self, transaction: ClientTransaction, now: float) -> None:
         """Note the transaction of a re-INVITE of ours."""
-        if self._ours is not None:
-            self._ours.transaction = transaction
+        if self._open is not None:
+            self._open.transaction = transaction
+            self._leg.set_timer(LegTimer.ANSWER, now + ANSWERED_WITHIN)
+
+    def abandon(self, now: float) -> None:
+        """Let go of our offers: the dialog ends. The peer need not answer what it has no use for any more (T19)."""
+        offer, self._open, self._next = self._open, None, None
+        if offer is not None and offer.transaction is not None:
+            self._leg.cancel_reinvite(offer.transaction, now)
 
     def response(self, response: Response, transaction: ClientTransaction, now: float) -> None:
         """Take a final response to a re-INVITE of ours but a challenge; a 2xx has been acknowledged."""
-        offer = self._ours
+        offer = self._open
         if offer is None or offer.transaction is not transaction:
             return
+        self._open = offer.transaction = None
+        self._leg.cancel_timer(LegTimer.ANSWER)
+        again = offer.attempts < MOST_ATTEMPTS
         if response.status < 300:
-            self._ours = None
             self._answered(offer, response, now)
-        elif response.status == 491:
-            offer.transaction = None
+        elif response.status == 491 and again:
+            self._next = self._next or offer
             self._leg.set_timer(LegTimer.GLARE, now + self._back_off())
-        elif response.status == 422 and self.session.too_brief(response):
-            offer.transaction = None
-            self.pursue(now)
-        else:
-            self._ours = None
-            if offer.refresh:
-                self._refresh_later(now)
-            else:
-                self._leg.tell(ReofferRefused(Cause(response.status, response.reason)), now)
+            return
+        elif response.status == 422 and again and self.session.too_brief(response):
+            self._next = self._next or offer
+        elif offer.change is None:
+            self._refresh_later(now)
+        elif self._next is None:  # else nobody asks any more what became of this one
+            self._leg.tell(ReofferRefused(Cause(response.status, response.reason)), now)
+        self.pursue(now)
 
     def _answered(self, offer: _Offer, response: Response, now: float) -> None:
         leg = self._leg
-        if not leg.confirmed:
-            return
         self.session.accepted(response)
         self.watch(now)
         cause = Cause(488, "Answer Without SDP")
@@ -110,9 +137,12 @@ class Offers:
         except PeerError as error:
             answer, cause = None, Cause(error.status, error.reason)
         if answer is not None:
-            leg.local_description, leg.remote_description, leg.we_answered = offer.description, answer, False
+            leg.local_description, leg.remote_description, leg.we_answered = offer.said, answer, False
+        if self._next is not None:
+            return  # nobody asks any more what became of this one
+        if answer is not None:
             leg.tell(ReofferAnswered(answer), now)
-        elif not offer.refresh:
+        elif offer.change is not None:
             leg.tell(ReofferRefused(cause), now)
 
     def _back_off(self) -> float:
@@ -127,7 +157,7 @@ class Offers:
         leg, request = self._leg, event.request
         if leg.is_invited or (self._theirs is not None and self._theirs.final is None):
             raise self._later()  # R11, RFC 3261 §14.2: the first INVITE has no final response yet
-        if not leg.confirmed or (self._ours is not None and self._ours.transaction is not None):
+        if not leg.confirmed or self._open is not None:
             raise PeerError(491, "Request Pending")  # R10, §14.2: ours is open
         assert leg.dialog is not None
         offer = description_of(request)
@@ -135,9 +165,12 @@ class Offers:
         leg.dialog.refresh_target(request)
         leg.note_allowed(request)
         self._theirs = event.transaction
-        leg.tell(Reoffer(offer), now)
+        try:
+            leg.tell(Reoffer(offer), now)
+        finally:
+            if event.transaction.final is None:
+                self._theirs = None  # it is refused: no ACK will come up to us
         if event.transaction.final is None:  # the call is ending
-            self._theirs = None
             raise PeerError(491, "Request Pending")
 
     def updated(self, event: RequestReceived, dialog: Dialog, now: float) -> None:
@@ -157,8 +190,10 @@ class Offers:
     def report(self, event: RequestReceived, offer: sdp.Description | None, now: float) -> None:
         """Let the call answer an offer in UPDATE or PRACK, which unlike a re-INVITE have no ACK to wait for."""
         theirs, self._theirs = self._theirs, event.transaction
-        self._leg.tell(Reoffer(offer), now)
-        self._theirs = theirs
+        try:
+            self._leg.tell(Reoffer(offer), now)
+        finally:
+            self._theirs = theirs
         if event.transaction.final is None:  # the call is in no state to answer it
             raise PeerError(491, "Request Pending")
 
@@ -183,7 +218,7 @@ class Offers:
     def _check_open(self) -> None:
         """Refuse an offer while another one is open (RFC 3311 §5.2, RFC 3264 §4). Raises PeerError."""
         leg = self._leg
-        if leg.offering or (self._ours is not None and self._ours.transaction is not None):
+        if leg.offering or self._open is not None:
             raise PeerError(491, "Request Pending")
         if leg.owes_answer or self._theirs is not None:
             raise self._later()
@@ -207,6 +242,9 @@ class Offers:
         agreed = self.session.agreement
         if timer is LegTimer.GLARE:
             self.pursue(now)
+        elif timer is LegTimer.ANSWER:
+            if self._open is not None and self._open.transaction is not None:
+                self._leg.cancel_reinvite(self._open.transaction, now)
         elif agreed is not None and agreed.we_refresh:
             self._refresh(now)
         else:
@@ -232,7 +270,7 @@ class Offers:
     def _refresh(self, now: float) -> None:
         """Refresh the session: UPDATE where the peer takes it, else an unchanged re-INVITE (RFC 4028 §7.4)."""
         leg = self._leg
-        if self._ours is not None or self._theirs is not None:
+        if self._open is not None or self._next is not None or self._theirs is not None:
             self._refresh_later(now)  # an exchange that is under way may do it for us
         elif "UPDATE" in leg.allows:
             request = leg.new_request("UPDATE")
@@ -240,14 +278,14 @@ class Offers:
             for header in self.session.asking():
                 request.headers.append(header)
             leg.send(request, now)
-        elif leg.local_description is not None:
-            self.make(leg.local_description, now, refresh=True)
+        else:
+            self.make(None, now)
 
     def _refresh_later(self, now: float) -> None:
-        """Try again soon: half the interval is left for it (RFC 4028 §7.4)."""
+        """Try again, a few times in the half of the interval that is left for it (RFC 4028 §7.4)."""
         agreed = self.session.agreement
         if agreed is not None:
-            self._leg.set_timer(LegTimer.SESSION, now + min(10.0, agreed.expires / 8))
+            self._leg.set_timer(LegTimer.SESSION, now + agreed.expires / 8)
 
     def _refreshed(self, request: Request, now: float) -> tuple[Header, ...]:
         """Take a request of the peer's as the refresh it is; return the headers for our 2xx."""

@@ -52,6 +52,10 @@ class Subscription:
         self._outstanding = True
         return self._news.popleft()
 
+    def wrote(self, request: Request) -> bool:
+        """Tell whether a NOTIFY of the dialog's is this subscription's."""
+        return request.headers.get("Event") == str(self._event)
+
     def answered(self) -> None:
         """Let the next NOTIFY go."""
         self._outstanding = False
@@ -121,9 +125,9 @@ class Referrals:
             if news.final:
                 self._theirs = theirs = None
 
-    def notify_response(self, response: Response | None, now: float) -> None:
+    def notify_response(self, request: Request, response: Response | None, now: float) -> None:
         """Take the end of a NOTIFY; what the peer does not want to hear is told no more (RFC 6665 §4.2.2)."""
-        if self._theirs is None:
+        if self._theirs is None or not self._theirs.wrote(request):
             return
         if response is None or response.status >= 300:
             self._theirs = None

@@ -15,6 +15,8 @@ from bridge.sip.message import Header, Request, Response
 
 SHORTEST = 90
 """Seconds: the absolute minimum of a session interval (RFC 4028 §5)."""
+MOST_RAISES = 4
+"""How often in a row a 422 may ask for more: each hop on the way has a minimum of its own, but there are few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class SessionTimer:
         self._wanted = profile.session_expires
         self._shortest = max(profile.min_session_expires, SHORTEST)
         self._least = 0  # what a 422 of the peer's asked for (§7.4)
+        self._raises = 0  # since an interval was accepted
 
     @property
     def supported(self) -> bool:
@@ -63,9 +66,10 @@ class SessionTimer:
     def too_brief(self, response: Response) -> bool:
         """Take a 422; tell whether asking again with a longer interval is worth while (§7.3)."""
         least = _seconds(response.headers.get("Min-SE"))
-        if not self.supported or least is None or least <= self._least:
+        if not self.supported or least is None or least <= self._least or self._raises >= MOST_RAISES:
             return False
         self._least = least
+        self._raises += 1
         if self.agreement is not None:
             self.agreement = replace(self.agreement, expires=max(self.agreement.expires, least))
         return True
@@ -102,6 +106,7 @@ class SessionTimer:
     def accepted(self, response: Response) -> None:
         """Take what the peer's 2xx to a session request of ours says (§7.2)."""
         text = response.headers.get("Session-Expires")
+        self._raises = 0
         try:
             said = SessionExpires.parse(text) if text is not None else None
         except PeerError:

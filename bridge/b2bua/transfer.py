@@ -88,6 +88,7 @@ class Transfer:
         self._other: Call | None = None  # the call that an attended transfer takes the target from
         self._consulted: Leg | None = None  # the transferor's leg in it
         self._left: Hangup | None = None  # what that leg said when it left
+        self._moving = False  # the target has been asked to send its media here
 
     # -- inputs ----------------------------------------------------------------------------------------------------
 
@@ -244,6 +245,7 @@ class Transfer:
         except PeerError as error:
             self._failed(Cause(error.status, error.reason), now)
             return
+        self._moving = True
         target.reoffer(offer, now)
 
     # -- for the hunt ----------------------------------------------------------------------------------------------
@@ -319,6 +321,7 @@ class Transfer:
         self._take_over(now)
 
     def _target_stays(self, event: ReofferRefused, now: float) -> None:
+        self._moving = False
         self._failed(event.cause, now)
 
     def _target_left(self, event: Hangup, now: float) -> None:
@@ -401,6 +404,8 @@ class Transfer:
         other.transferring = False
         if self._left is not None:
             other.receive(consulted, self._left, now)
+        elif self._moving:
+            other.keep(self.target, now)
 
     def _ring(self, now: float) -> None:
         number = self._call.number_of(self.transferee)

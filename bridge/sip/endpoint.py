@@ -6,12 +6,12 @@ itself whatever needs no transaction user. Every call may leave events and datag
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 
 from bridge.errors import PeerError
+from bridge.literals import is_address
 from bridge.sip.events import (
     AckMissing,
     AckReceived,
@@ -466,6 +466,9 @@ class Endpoint:
             return self._receive_ack(request, flow, now)
         known = self._servers.get(key)
         if known is not None:
+            if known.reliable and (flow.transport, flow.remote[0]) == (known.flow.transport, known.flow.remote[0]):
+                # RFC 3261 §18.2.2: the connection that brought it before has ended, or there would be no repeat
+                known.flow, known.destination = flow, _answer_to(request, flow)
             self._perform_server(known, known.step(Input.REQUEST), now)
             return True
         if request.method == "CANCEL":
@@ -493,14 +496,17 @@ class Endpoint:
 
     def _receive_ack(self, request: Request, flow: Flow, now: float) -> bool:
         accepted = self._accepted.get(_ack_key(request))
+        transaction = accepted or self._servers.get(_server_key(request, "INVITE"))
+        if transaction is None:
+            self.rejected["no-transaction"] += 1
+            return False
+        if not self._belongs(transaction.owner, flow):  # T24: copied identifiers
+            self.rejected["foreign"] += 1
+            return False
         if accepted is not None:
             self._stop_repeating(accepted)
             self._events.append(AckReceived(request, flow))
             return True
-        transaction = self._servers.get(_server_key(request, "INVITE"))
-        if transaction is None:
-            self.rejected["no-transaction"] += 1
-            return False
         step = transaction.step(Input.ACK)
         if Do.TELL in step.do:
             self._events.append(AckReceived(request, flow))
@@ -716,7 +722,7 @@ def _answer_to(request: Request, flow: Flow) -> Flow:
         # Over the same connection; should that be gone, over a new one to where the client says that it listens
         return replace(flow, remote=(address, via.port or _PORTS[flow.transport]))
     maddr = (via.param("maddr") or "").strip("[]")
-    if maddr and _is_address(maddr):  # a name would have to be looked up, and is no place for an answer anyway
+    if maddr and is_address(maddr):  # a name would have to be looked up, and is no place for an answer anyway
         address, port = maddr, via.port or _PORTS["udp"]
     elif not via.wants_rport:
         port = via.port or _PORTS["udp"]
@@ -737,11 +743,3 @@ def _went_over(sent: Flow, lost: Flow) -> bool:
     if sent.connection and sent.connection == lost.connection:
         return True
     return (sent.remote, sent.name) == (lost.remote, lost.name)
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
