@@ -267,7 +267,8 @@ def read_headers(lines: list[str], folded: bool) -> tuple[Headers, PeerError | N
         if key is None or not colon:
             name = name.rstrip(" \t")  # RFC 3261 §25.1 HCOLON
             if not colon or not _NAME.fullmatch(name):
-                fault = PeerError(400, "Malformed Header")
+                # One for all: 20,000 of them would cost what the whole of a good message may not (T11)
+                fault = fault or PeerError(400, "Malformed Header")
                 continue
             key = _key(name)
         if folded and "\r\n" in value:
@@ -278,6 +279,6 @@ def read_headers(lines: list[str], folded: bool) -> tuple[Headers, PeerError | N
         if key not in index:
             index[key] = len(entries)
         elif key in _SINGLE:
-            fault = PeerError(400, f"Repeated {name}")
+            fault = fault or PeerError(400, f"Repeated {name}")
         entries.append((key, name, value, line))
     return Headers._of(entries, index), fault

@@ -17,9 +17,9 @@ _SECOND = incoming("BYE", call_id="smuggled", via=_VIA.format("second"))
 
 def message(body: bytes = b"", branch: str = "first", length: str | None = None, extra: str = "") -> bytes:
     """Write a request with a body; ``length`` is what stands in place of the whole Content-Length line."""
-    data = incoming("OPTIONS", call_id=branch, via=_VIA.format(branch), extra=extra) + body
+    data = incoming("OPTIONS", call_id=branch, via=_VIA.format(branch), extra=extra)
     line = f"Content-Length: {len(body)}" if length is None else length
-    return data.replace(b"Content-Length: 0", line.encode("utf-8", "surrogateescape"))
+    return data.replace(b"Content-Length: 0", line.encode("utf-8", "surrogateescape")) + body
 
 
 def dealt(data: bytes, sizes: list[int]) -> list[Message]:

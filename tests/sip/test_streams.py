@@ -174,6 +174,29 @@ def test_r22_a_lost_connection_leaves_server_transactions_alone():
     assert transaction.acknowledged
 
 
+@pytest.mark.parametrize(
+    ("flow", "connection"),
+    [
+        (replace(TCP, remote=(PEER[0], 41234), connection=2), 2),
+        (replace(TCP, remote=("203.0.113.66", 5), connection=3), 1),
+    ],
+    ids=["the peer's next connection", "a stranger's"],
+)
+def test_r14_a_request_that_comes_again_over_a_new_connection_is_answered_there(flow, connection):
+    """RFC 3261 §18.2.2: the one before has ended; who copies identifiers from elsewhere gets nothing (T24)."""
+    bench = Bench(replace(TCP, remote=(PEER[0], 40000)))
+    request = incoming(via="SIP/2.0/TCP 198.51.100.7:5070;branch=z9hG4bKpeer")
+    bench.receive(request)
+    transaction = bench.one(RequestReceived).transaction
+    bench.endpoint.respond(transaction, response_to(transaction.request, 180, to_tag="ours"), 0.0)
+    bench.receive(request, flow)
+    bench.endpoint.respond(transaction, response_to(transaction.request, 486, to_tag="ours"), 0.0)
+    bench.drain()
+    assert [sent.status for _, sent in bench.sent] == [180, 180, 486]
+    assert [sent.flow.connection for _, sent in bench.sent] == [1, connection, connection]
+    assert all(sent.flow.remote == PEER for _, sent in bench.sent)
+
+
 def test_r22_icmp_for_one_answer_does_not_end_the_server_transaction():
     bench = Bench()
     bench.receive(incoming())
