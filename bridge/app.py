@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import gc
 import os
 import random
 import resource
@@ -41,6 +40,7 @@ from bridge.metrics import Metrics
 from bridge.net.addresses import STUN_SERVERS, advertised, host_port, is_loopback, is_name, is_wildcard
 from bridge.net.dns import Resolver
 from bridge.net.driver import Driver
+from bridge.net.garbage import Collector
 from bridge.net.load import Load
 from bridge.net.name_servers import NameServers
 from bridge.net.stream import Census, StreamListener
@@ -54,9 +54,6 @@ from bridge.store.records import Records
 
 QUARANTINE = 5.0
 """Seconds for which media ports rest after a call, so that its late packets can't reach the next one."""
-COLLECT = (10_000, 10, 30)
-"""Thresholds of the garbage collector. What a call leaves behind lives on for 32 s (64*T1) and is looked at in vain:
-with Python's own (700, 10, 10) that was a fifth of all processor time, and pauses of a tenth of a second."""
 DRAIN_LOOK = 0.2
 LINGER = 1.0
 """Seconds to stay after the last drained call, for the retransmissions around its BYE."""
@@ -93,9 +90,7 @@ def run(config: Config, options: RunOptions) -> int:
     try:
         service.start()
         reactor.callWhenRunning(service.serve)
-        # What lives now lives until the end: the collector need not look at it again and again.
-        gc.freeze()
-        gc.set_threshold(*COLLECT)
+        Collector(reactor).start()
         reactor.run(installSignalHandlers=False)
     finally:
         service.stop()
@@ -172,7 +167,7 @@ class Service:
         wakeup.start(reactor, self._driver.relay_woke)
         driver = self._driver
         datagrams = [listener for listener in sockets.values() if isinstance(listener, UdpListener)]
-        load = Load(reactor, lambda: max((one.queued() for one in datagrams), default=0), driver.pressed)
+        load = Load(reactor, lambda: max((one.waited for one in datagrams), default=0.0), driver.behind)
         load.start()
         self._cleanups.append(load.stop)
         for listener in sockets.values():

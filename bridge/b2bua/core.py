@@ -77,7 +77,7 @@ from bridge.sip.events import (
 )
 from bridge.sip.headers import split_list
 from bridge.sip.message import Header, Request, Response, response_to
-from bridge.sip.overload import Pressure, is_new
+from bridge.sip.overload import Pressure, is_new, pressure_of, refused_share
 from bridge.sip.overload import refusal as refusal_of_overload
 from bridge.sip.timers import TimerTable, TimerValues
 from bridge.sip.tokens import Tokens
@@ -113,7 +113,7 @@ class Core:
         timers: TimerValues | None = None,
     ) -> None:
         self.draining = False
-        self.pressure = Pressure.NONE  # how far behind the shell is
+        self.arrears = 0.0  # by how many seconds the shell is behind
         self._config = config
         self._tokens = tokens
         self._salt = tokens.token(128)
@@ -139,7 +139,7 @@ class Core:
         self._next_id = 0
         self._failures: dict[str, str] = {}
         self._reported: Counter[str] = Counter()  # the endpoint's rejections that were traced
-        self._admission = Admission(peers, config.node.name, tokens)
+        self._admission = Admission(peers, config.node.name, tokens, config.limits.requests_from_source)
         surroundings = Surroundings(
             self._endpoint,
             tokens,
@@ -147,7 +147,7 @@ class Core:
             self._host,
             self.look_up,
             self._sources.learn,
-            busy=lambda peer: any(leg.peer is peer for leg in self._dialogs.values()),
+            talks_from=lambda peer: {leg.flow.remote[0] for leg in self._dialogs.values() if leg.peer is peer},
             tell=lambda peer, news, now: self._actions.append(Trace("trunk", now, text=f"{peer.name}: {news}")),
         )
         self._trunks = Trunks(peers, self._sources, surroundings)
@@ -190,7 +190,11 @@ class Core:
             self._actions.append(Trace("rejected", now, text=refusal, flow=flow))
             return
         leg = LegName((owners or self._admission.roaming)[0].kind)
-        if self.pressure and self._shed(data, flow, leg, now):
+        flood = self._admission.pressure(data, flow.remote[0], now)
+        if flood and self._shed(data, flow, leg, flood, "flood", now):
+            return
+        behind = pressure_of(self.arrears)
+        if behind and self._shed(data, flow, leg, behind, "overload", now, refused_share(self.arrears)):
             return
         message = self._endpoint.receive(data, flow, now)
         position = len(self._actions)
@@ -205,16 +209,20 @@ class Core:
                 self._reported[reason] += 1
         self._settle(now)
 
-    def _shed(self, data: bytes, flow: Flow, leg: LegName, now: float) -> bool:
-        """Turn new work away while we are behind with the old; what we know of goes on (T10)."""
-        if self.pressure is Pressure.EXTREME and is_new(data):
-            self._actions.append(Trace("rejected", now, text="overload", flow=flow, leg=leg))
+    def _shed(
+        self, data: bytes, flow: Flow, leg: LegName, pressure: Pressure, why: str, now: float, share: float = 1.0
+    ) -> bool:
+        """Turn new work away when there is too much, in all or of its sender's; what we know of goes on (T10)."""
+        if pressure is Pressure.EXTREME and is_new(data):
+            self._actions.append(Trace("rejected", now, text=why, flow=flow, leg=leg))
             return True
         refused = refusal_of_overload(data, flow)
-        if refused is None or refused.call_id in self._call_of:  # a repeat, or a call of the other leg's coming back
+        if refused is None or not refused.is_among(share):
+            return False
+        if refused.call_id in self._call_of:  # a repeat, or a call of the other leg's coming back
             return False
         self._actions.append(Transmit(refused.data, refused.flow, "INVITE", 503, call_id=refused.call_id))
-        self._actions.append(Trace("rejected", now, text="overload", flow=flow, leg=leg))
+        self._actions.append(Trace("rejected", now, text=why, flow=flow, leg=leg))
         return True
 
     def transport_failed(self, flow: Flow, now: float) -> None:
@@ -250,7 +258,7 @@ class Core:
             case Call() as call:
                 self._guard(call, lambda: call.resolved(query, resolution, now), now)
             case NextHop() as next_hop:
-                next_hop.resolved(query, resolution, now)
+                self._contain(partial(next_hop.resolved, query, resolution, now), now)
             case Inquiry() as inquiry:
                 self._contain(partial(inquiry.resolved, query, resolution, now), now)
         self._settle(now)

@@ -35,7 +35,6 @@ from bridge.b2bua.actions import (
 from bridge.errors import PeerError, RelayError
 from bridge.media.relay import Relay, SessionOpened, SessionRefused
 from bridge.sip.events import Address, Flow, Transmit
-from bridge.sip.overload import Pressure
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -96,9 +95,9 @@ class Driver:
         """Learn that a connection has ended, and with it what was unanswered on it."""
         self._input(self._core.flow_lost, flow)
 
-    def pressed(self, pressure: Pressure) -> None:
-        """Learn how far behind we are."""
-        self._core.pressure = pressure
+    def behind(self, arrears: float) -> None:
+        """Learn by how many seconds we are behind."""
+        self._core.arrears = arrears
 
     def rejected(self, reason: str, flow: Flow) -> None:
         """Let the observers know of a peer that was turned away before it could say anything."""

@@ -1,4 +1,4 @@
-"""See when the bridge falls behind, before its peers do: datagrams that wait, and a reactor that is late."""
+"""See by how much the bridge is behind, before its peers do: datagrams that wait, and a reactor that is late."""
 
 from __future__ import annotations
 
@@ -7,30 +7,27 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from bridge.sip.overload import Pressure
+from bridge.sip.overload import HOPELESS, TOLERATED, refused_share
 
 LOOK_EVERY = 0.1
 CALM_FOR = 1.0
-"""Seconds without either sign, after which new calls are taken again."""
-LATE = {Pressure.HIGH: 0.25, Pressure.EXTREME: 2.0}
-"""Seconds by which a timer of ours fires late."""
-QUEUED = {Pressure.HIGH: 1024 * 1024, Pressure.EXTREME: 4 * 1024 * 1024}
-"""Bytes that wait in a socket as the kernel counts them: about two thousand for each message, of 8 MiB in all."""
+"""Seconds without arrears after which the log says that overload is over."""
 
 
 class Load:
-    """Tell of every change of pressure."""
+    """Tell at every look by how many seconds we are behind."""
 
     log = Logger()
 
-    def __init__(self, clock: IReactorTime, queued: Callable[[], int], tell: Callable[[Pressure], None]) -> None:
-        """``queued`` returns how many bytes wait in the fullest socket."""
+    def __init__(self, clock: IReactorTime, waited: Callable[[], float], tell: Callable[[float], None]) -> None:
+        """``waited`` returns how long the datagram that was read last had waited, 0 where none is left."""
         self._clock = clock
-        self._queued = queued
+        self._waited = waited
         self._tell = tell
-        self._pressure = Pressure.NONE
-        self._seen = Pressure.NONE
-        self._calm_since = 0.0
+        self._seen = 0.0
+        self._begun_at: float | None = None  # of the overload that goes on
+        self._worst = 0.0
+        self._behind_at = 0.0
         self._call: IDelayedCall | None = None
 
     def start(self) -> None:
@@ -42,30 +39,29 @@ class Load:
 
     def _look(self, due: float) -> None:
         now = self._clock.seconds()
-        late, queued = now - due, self._queued()
-        seen = max(
-            (one for one in (Pressure.HIGH, Pressure.EXTREME) if late >= LATE[one] or queued >= QUEUED[one]),
-            default=Pressure.NONE,
-        )
+        seen = max(now - due, self._waited())
         # One stall is none of the peers' concern: what waited is done a moment later. Two looks in a row are.
-        lasting, self._seen = min(seen, self._seen), seen
-        if seen > Pressure.NONE:
-            self._calm_since = now
-        if lasting > self._pressure or now - self._calm_since >= CALM_FOR:
-            self._change(lasting, late, queued)
+        arrears, self._seen = min(seen, self._seen), seen
+        self._tell(arrears)
+        self._log(arrears, now)
         self.start()
 
-    def _change(self, seen: Pressure, late: float, queued: int) -> None:
-        if seen is self._pressure:
-            return
-        if seen is Pressure.NONE:
-            self.log.info("overload is over: calls are taken again")
-        else:
-            self.log.warn(
-                "overload: {late_ms} ms late, {queued} bytes wait; {what}",
-                late_ms=round(late * 1000),
-                queued=queued,
-                what="new calls get 503" if seen is Pressure.HIGH else "new requests are dropped",
+    def _log(self, arrears: float, now: float) -> None:
+        if arrears > TOLERATED:
+            if self._begun_at is None:
+                self._begun_at, self._worst = now, 0.0
+                self.log.warn(
+                    "overload: {late_ms} ms behind; {what}",
+                    late_ms=round(arrears * 1000),
+                    what="new requests are dropped"
+                    if arrears >= HOPELESS
+                    else f"{refused_share(arrears):.0%} of new calls get 503, more if that is not enough",
+                )
+            self._behind_at, self._worst = now, max(self._worst, arrears)
+        elif self._begun_at is not None and now - self._behind_at >= CALM_FOR:
+            self.log.info(
+                "overload is over after {seconds} s, {late_ms} ms behind at worst: all calls are taken again",
+                seconds=round(self._behind_at - self._begun_at, 1),
+                late_ms=round(self._worst * 1000),
             )
-        self._pressure = seen
-        self._tell(seen)
+            self._begun_at = None

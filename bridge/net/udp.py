@@ -8,9 +8,11 @@ a call to its next target at once.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable
 
 from twisted.internet.interfaces import IReactorFDSet, IReactorTime, IReadDescriptor
@@ -32,11 +34,12 @@ LOG_EVERY = 5.0
 # Linux, <asm/socket.h> and <linux/in.h>: not named by the socket module of Python 3.11.
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
-_SO_MEMINFO = 55
+_SIOCGSTAMP = 0x8906  # <asm/sockios.h>
 _IP_RECVERR = 11
 _IPV6_RECVERR = 25
 _MSG_ERRQUEUE = 0x2000
 _SOCK_EXTENDED_ERR = struct.Struct("=IBBBBII")  # <linux/errqueue.h>: ee_errno first
+_TIMEVAL = struct.Struct("@ll")
 
 _UNREACHABLE = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENOPROTOOPT)
 _OURS = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EMSGSIZE)
@@ -67,6 +70,8 @@ class UdpListener:
         # One buffer for every datagram: recvfrom would take 64 KiB anew for each.
         self._buffer = memoryview(bytearray(LARGEST))
         self.bound: Address = self._socket.getsockname()[:2]
+        self.waited = 0.0  # seconds, of the datagram read last if more are behind it
+        self._age()  # asked once, the kernel stamps what arrives from then on
         self._enlarge_buffers()
         self._reactor: IReactorFDSet | None = None
         self._receive: Callable[[bytes, Flow], None] | None = None
@@ -115,12 +120,6 @@ class UdpListener:
                 raise
             self._socket.sendto(data, remote)
 
-    def queued(self) -> int:
-        """Return how many bytes wait to be read, as the kernel counts them."""
-        if self._reactor is None:
-            return 0
-        return int(struct.unpack_from("=I", self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 64))[0])
-
     def fileno(self) -> int:
         return self._socket.fileno()
 
@@ -134,6 +133,7 @@ class UdpListener:
             try:
                 length, remote = self._socket.recvfrom_into(self._buffer)
             except BlockingIOError:
+                self.waited = 0.0
                 return
             except OSError:
                 if not self._report_errors():
@@ -142,6 +142,15 @@ class UdpListener:
             receive(bytes(self._buffer[:length]), Flow("udp", self.bound, (remote[0], remote[1])))
             if self._reactor is None:
                 return
+        self.waited = self._age()
+
+    def _age(self) -> float:
+        """Return how many seconds ago the datagram read last had arrived (socket(7): SIOCGSTAMP)."""
+        try:
+            seconds, microseconds = _TIMEVAL.unpack(fcntl.ioctl(self._socket, _SIOCGSTAMP, bytes(_TIMEVAL.size)))
+        except OSError:  # nothing has been read yet, or this system keeps no stamps
+            return 0.0
+        return max(0.0, time.time() - seconds - microseconds / 1e6)
 
     def connectionLost(self, reason: Failure) -> None:
         # A UDP socket has no connection to lose: the reactor says so, and drops the reader, whenever the

@@ -2,6 +2,9 @@
 
 Nothing is parsed and nothing is remembered: a few lines go back as they came. What belongs to a dialog is never refused
 here, because a call that stands costs less than one that has to be ended.
+
+How much is refused follows from how far behind the bridge is, so that it settles where just as much is refused as it
+can't do: more would leave it idle, less would let answers come later than T1, when peers send everything again.
 """
 
 from __future__ import annotations
@@ -14,12 +17,18 @@ from bridge.sip.events import Flow
 
 RETRY_AFTER = 10
 """Seconds after which a peer may try again."""
+TOLERATED = 0.2
+"""Seconds of arrears at which nothing is refused yet."""
+FULL = 0.45
+"""Seconds at which every new call is: with what is left of T1 (0.5 s), an answer still comes before a repeat."""
+HOPELESS = 2.0
+"""Seconds at which whatever is new is dropped unread: its sender has sent it again, or given up."""
 _COPIED = {b"via": 0, b"v": 0, b"from": 1, b"f": 1, b"to": 2, b"t": 2, b"call-id": 3, b"i": 3, b"cseq": 4}
 _SHED = (b"INVITE ", b"OPTIONS ", b"REGISTER ", b"SUBSCRIBE ", b"MESSAGE ", b"PUBLISH ", b"REFER ")
 
 
 class Pressure(enum.IntEnum):
-    """How far behind the bridge is with what it has been sent."""
+    """What is done with new work."""
 
     NONE = 0
     HIGH = 1  # new calls get 503
@@ -33,6 +42,22 @@ class Refusal:
     call_id: str
     data: bytes
     flow: Flow
+
+    def is_among(self, share: float) -> bool:
+        """Tell whether it is one of a share of all, 0 to 1; a repeat meets the fate of the first."""
+        return zlib.crc32(self.call_id.encode("utf-8", "replace")) < share * 2**32
+
+
+def pressure_of(arrears: float) -> Pressure:
+    """Return what is done with new work when the bridge is so many seconds behind."""
+    if arrears <= TOLERATED:
+        return Pressure.NONE
+    return Pressure.HIGH if arrears < HOPELESS else Pressure.EXTREME
+
+
+def refused_share(arrears: float) -> float:
+    """Return what share of new calls is refused then, 0 to 1."""
+    return min(1.0, max(0.0, (arrears - TOLERATED) / (FULL - TOLERATED)))
 
 
 def is_new(data: bytes) -> bool:

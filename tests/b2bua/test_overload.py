@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.sip.overload import Pressure
+from bridge.config import NodeLimits
+from bridge.sip.overload import FULL, HOPELESS
 from tests.harness.world import CARRIER, World
 
 
@@ -16,7 +17,7 @@ def test_t10_under_pressure_a_new_call_gets_503_and_a_call_that_stands_ends_in_p
     """T10: shed with 503 and Retry-After; nothing is kept of it."""
     world = World()
     call = world.set_up()
-    world.network.core.pressure = Pressure.HIGH
+    world.network.core.arrears = FULL
     before = world.network.core.counts()
     refused = world.carrier.invite()
     world.run(0.1)
@@ -36,7 +37,7 @@ def test_t10_a_repeat_of_a_call_that_was_taken_is_not_refused() -> None:
     world = World()
     asked = world.carrier.invite()
     world.run(0.1)
-    world.network.core.pressure = Pressure.HIGH
+    world.network.core.arrears = FULL
     world.carrier.send(asked.encode())
     world.run(0.1)
     assert 503 not in world.carrier.statuses("INVITE")
@@ -44,12 +45,12 @@ def test_t10_a_repeat_of_a_call_that_was_taken_is_not_refused() -> None:
 
 def test_t10_under_extreme_pressure_what_is_new_is_dropped_in_silence() -> None:
     world = World()
-    world.network.core.pressure = Pressure.EXTREME
+    world.network.core.arrears = HOPELESS
     world.carrier.invite()
     world.run(0.1)
     assert world.carrier.responses() == []
     assert rejected(world)[0] == "overload"
-    world.network.core.pressure = Pressure.NONE
+    world.network.core.arrears = 0.0
     world.set_up()
 
 
@@ -94,3 +95,36 @@ def request_outside(method: str, number: int, to: str = "") -> bytes:
         "Content-Length: 0",
     ]
     return "\r\n".join([*lines, "", ""]).encode()
+
+
+def test_t10_who_floods_gets_503_then_silence_and_everybody_else_is_served() -> None:
+    """T10: a bucket for each source; what belongs to a call that stands is none of its business."""
+    world = World(limits=NodeLimits(requests_from_source=10.0))
+    call = world.set_up()
+    for number in range(100):
+        world.carrier.invite(number=f"+999{number}")
+    world.run(0.1)
+    statuses = world.carrier.statuses("INVITE")
+    assert statuses.count(404) == 19, "two seconds' worth, of which the call took one"
+    assert statuses.count(503) == 20
+    assert set(rejected(world)) == {"flood"}
+    assert len(rejected(world)) == 80
+    world.platform.invite(number="+14155550111")
+    world.run(0.1)
+    assert world.platform.statuses("INVITE")[-1] != 503
+    world.carrier.within("BYE", call.asked, call.accepted, 2)
+    world.run(0.1)
+    assert world.carrier.statuses("BYE") == [200]
+    world.run(5.0)
+    world.carrier.invite(number="+9999")
+    world.run(0.1)
+    assert world.carrier.statuses("INVITE")[-1] == 404, "and is forgiven a few seconds after"
+
+
+def test_t10_a_flood_of_any_new_request_is_met_with_silence() -> None:
+    world = World(limits=NodeLimits(requests_from_source=10.0))
+    for number in range(100):
+        world.carrier.send(request_outside("OPTIONS", number))
+    world.run(0.1)
+    assert world.carrier.statuses("OPTIONS") == [200] * 40
+    assert rejected(world) == ["flood"] * 60

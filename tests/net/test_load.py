@@ -1,27 +1,35 @@
-"""Overload is told when it lasts and when it is over, and not for one stall."""
+"""The bridge knows how far it is behind, and turns away as many calls as it can't take, and no more."""
 
 from __future__ import annotations
 
 import socket
+import time
+from collections import deque
 
 import pytest
 from twisted.internet.task import Clock
 
-from bridge.net.load import CALM_FOR, LATE, LOOK_EVERY, QUEUED, Load
-from bridge.net.udp import UdpListener
+from bridge.net.load import CALM_FOR, LOOK_EVERY, Load
+from bridge.net.udp import BATCH, UdpListener
 from bridge.sip.events import Flow
-from bridge.sip.overload import Pressure
+from bridge.sip.overload import FULL, TOLERATED, Refusal, refused_share
 from tests.net.test_udp import FakeReadiness
 from tests.net.watching import logged_warnings
+
+BEHIND = 2 * TOLERATED
+T1 = 0.5
 
 
 class Scale:
     def __init__(self) -> None:
         self.clock = Clock()
-        self.queued = 0
-        self.told: list[Pressure] = []
-        self.load = Load(self.clock, lambda: self.queued, self.told.append)
+        self.waited = 0.0
+        self.arrears = 0.0
+        self.load = Load(self.clock, lambda: self.waited, self.tell)
         self.load.start()
+
+    def tell(self, arrears: float) -> None:
+        self.arrears = arrears
 
     def look(self, times: int = 1, late: float = 0.0) -> None:
         for _ in range(times):
@@ -33,29 +41,64 @@ def scale() -> Scale:
     return Scale()
 
 
-def test_a_full_queue_that_lasts_is_overload_and_an_empty_one_ends_it(scale: Scale) -> None:
-    scale.queued = QUEUED[Pressure.HIGH]
+def test_datagrams_that_go_on_waiting_are_arrears_and_the_log_tells_once(scale: Scale) -> None:
+    scale.waited = BEHIND
     with logged_warnings() as warnings:
         scale.look(5)
-        assert scale.told == [Pressure.HIGH]
-        scale.queued = QUEUED[Pressure.EXTREME]
+        assert scale.arrears == BEHIND
+        scale.waited = 0.0
+        scale.look()
+        assert scale.arrears == 0.0, "what is done with is done with"
+        scale.look(int(CALM_FOR / LOOK_EVERY) // 2)
+        scale.waited = BEHIND
         scale.look(2)
-        assert scale.told == [Pressure.HIGH, Pressure.EXTREME]
-    scale.queued = 0
-    scale.look(int(CALM_FOR / LOOK_EVERY) - 2)
-    assert len(scale.told) == 2
-    scale.look(4)
-    assert scale.told[2:] == [Pressure.NONE]
-    assert len(warnings) == 2
+    assert len(warnings) == 1
+    scale.waited = 0.0
+    scale.look(2 * int(CALM_FOR / LOOK_EVERY))
+    with logged_warnings() as warnings:
+        scale.waited = BEHIND
+        scale.look(2)
+    assert len(warnings) == 1
 
 
-def test_a_reactor_that_stays_late_is_overload_and_one_that_was_late_once_is_not(scale: Scale) -> None:
-    scale.look(1, late=LATE[Pressure.HIGH])
+def test_a_reactor_that_stays_late_is_behind_and_one_that_was_late_once_is_not(scale: Scale) -> None:
+    scale.look(1, late=BEHIND)
+    assert scale.arrears == 0.0
     scale.look(20)
-    assert scale.told == []
     with logged_warnings():
-        scale.look(2, late=LATE[Pressure.HIGH])
-    assert scale.told == [Pressure.HIGH]
+        scale.look(2, late=BEHIND)
+    assert scale.arrears == pytest.approx(BEHIND)
+
+
+@pytest.mark.parametrize("times", [1.2, 1.5, 3.0, 10.0])
+def test_t10_above_its_capacity_the_bridge_still_does_most_of_it_and_answers_in_time(
+    scale: Scale, times: float
+) -> None:
+    """T10: requests wait in a line; one that is taken costs 2.5 ms, one that is refused a twentieth of that."""
+    cost, step, seconds = 0.0025, 0.01, 20.0
+    line: deque[tuple[float, str]] = deque()
+    taken, refused, offered, spare, longest = 0, 0, 0.0, 0.0, 0.0
+    with logged_warnings():
+        while scale.clock.seconds() < seconds:
+            now = scale.clock.seconds()
+            offered += times * step / cost
+            while offered >= 1.0:
+                offered -= 1.0
+                line.append((now, f"{taken + refused + len(line)}@caller"))
+            spare += step
+            while spare > 0.0 and line:
+                since, call_id = line.popleft()
+                longest = max(longest, now - since)
+                if Refusal(call_id, b"", Flow("udp", ("", 0), ("", 0))).is_among(refused_share(scale.arrears)):
+                    refused, spare = refused + 1, spare - cost / 20
+                else:
+                    taken, spare = taken + 1, spare - cost
+            spare = min(spare, 0.0)
+            scale.waited = now - line[0][0] if line else 0.0
+            scale.clock.advance(step)
+    assert taken * cost >= (0.9 if times < 2.0 else 0.5) * seconds
+    assert refused >= (times - 1.0) * seconds / cost * 0.9
+    assert longest < (T1 if times < 5.0 else 2 * T1)
 
 
 def test_a_stopped_load_leaves_no_timer(scale: Scale) -> None:
@@ -63,21 +106,32 @@ def test_a_stopped_load_leaves_no_timer(scale: Scale) -> None:
     assert not scale.clock.getDelayedCalls()
 
 
+def test_nothing_is_refused_in_time_and_everything_before_peers_repeat_it() -> None:
+    assert refused_share(0.0) == refused_share(TOLERATED) == 0.0
+    assert refused_share((TOLERATED + FULL) / 2) == pytest.approx(0.5)
+    assert refused_share(FULL) == refused_share(10 * FULL) == 1.0
+    assert FULL < T1
+
+
 @pytest.mark.sockets
-def test_the_kernel_says_how_much_waits_in_a_socket() -> None:
+def test_the_kernel_says_how_long_a_datagram_has_waited() -> None:
     received: list[bytes] = []
     readiness, listener = FakeReadiness(), UdpListener("127.1.0.3", 0)
-    assert listener.queued() == 0
 
     def take(data: bytes, flow: Flow) -> None:
         received.append(data)
 
     listener.start(readiness, Clock(), take, lambda flow: None)
+    assert listener.waited == 0.0
+    sent_at = time.time()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
-        for _ in range(50):
+        for _ in range(BATCH + 1):
             peer.sendto(b"x" * 1000, listener.bound)
-    assert listener.queued() >= 50_000
+    time.sleep(0.05)
     readiness.turn()
-    assert len(received) == 50
-    assert listener.queued() == 0
+    assert len(received) == BATCH
+    assert 0.04 < listener.waited <= time.time() - sent_at
+    readiness.turn()
+    assert len(received) == BATCH + 1
+    assert listener.waited == 0.0, "nothing is behind it"
     listener.stop()
