@@ -17,6 +17,7 @@ from typing import Any
 
 from bridge.document import Document, KeyPath
 from bridge.errors import ConfigError
+from bridge.literals import is_address
 from bridge.profile import (
     HOST,
     PLACEHOLDER,
@@ -370,7 +371,7 @@ class _Loader:
             server = self._address((*table.path, "resolver", index), text, 53, 'write ["192.0.2.53:53"]')
             resolver += [server] if server else []
         advertise = table.text("advertise", "auto")
-        if not (advertise == "auto" or _is_address(advertise) or _DNS_NAME.fullmatch(advertise)):
+        if not (advertise == "auto" or _is_bare_address(advertise) or _DNS_NAME.fullmatch(advertise)):
             table.wrong("advertise", f"{shown(advertise)} does not fit here", 'write "auto", an address or a name')
         table.finish()
         self._listening = tuple(dict.fromkeys(listener.transport for listener in listen))
@@ -446,7 +447,7 @@ class _Loader:
     ) -> tuple[str, int] | None:
         """Read ADDRESS[:PORT] behind ``skip``, IPv6 in brackets."""
         match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[0-9.]+)(?::([0-9]{1,5}))?", text.removeprefix(skip))
-        if not match or not _is_address(match[1].strip("[]")):
+        if not match or not is_address(match[1]):
             self.wrong(path, f"{shown(text)} is no address with a port", remedy)
             return None
         port = default_port if match[2] is None else int(match[2])
@@ -458,10 +459,10 @@ class _Loader:
     def _media(self, root: _Table, sip: Sip) -> Media:
         table = self._table(root, "media")
         address = table.text("address", "0.0.0.0")
-        if not _is_address(address):
+        if not _is_bare_address(address):
             table.wrong("address", f"{shown(address)} is no address", 'write "0.0.0.0" or one of this machine')
         advertise = table.text("advertise", "auto")
-        if advertise != "auto" and not _is_address(advertise):
+        if advertise != "auto" and not _is_bare_address(advertise):
             table.wrong("advertise", f"{shown(advertise)} is no address", 'write "auto" or an address')
         relay = table.text("relay", "native")
         if relay == "rtpengine":
@@ -880,12 +881,9 @@ def _example(transport: str) -> str:
 
 
 def _literal_sources(hosts: Iterable[Host]) -> Iterable[str]:
-    return [str(ipaddress.ip_network(host.host)) for host in hosts if _is_address(host.host)]
+    return [str(ipaddress.ip_network(host.host)) for host in hosts if is_address(host.host)]
 
 
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
+def _is_bare_address(text: str) -> bool:
+    """Tell an address as sockets take it: without brackets."""
+    return is_address(text) and not text.startswith("[")

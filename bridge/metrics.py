@@ -152,7 +152,9 @@ class Metrics:
         if record["reason"] == "no-ports":
             self._limits.labels(carrier, platform, "media_ports").inc()
         for attempt in record["attempts"][:-1]:
-            self._failovers.labels(attempt["peer"], record["result"]).inc()
+            # Carriers have no label here: of outbound calls it is the platform whose call moved on
+            failed = attempt["peer"] if record["direction"] == "inbound" else platform
+            self._failovers.labels(failed, record["result"]).inc()
         for name in LegName:
             leg = record["legs"].get(name)
             if leg:

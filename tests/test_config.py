@@ -477,6 +477,11 @@ def test_a_mistake_names_its_line_its_key_and_the_remedy(problems, text, expecte
         assert line == wanted or (wanted.endswith(": ") and line.startswith(wanted))
 
 
+def test_sockets_take_addresses_without_brackets(problems):
+    (problem,) = problems('[media]\naddress = "[::1]"\n')
+    assert problem == '2: media.address: "[::1]" is no address; write "0.0.0.0" or one of this machine'
+
+
 def test_every_problem_is_listed_in_the_order_of_the_lines(problems):
     text = "".join(
         ("[node]\nx = 1\n[sip]\ny = 2\n", C, "z = 3\n", P, "fill = 4\n", '[[routes]]\nfrom = "q"\nto = ["p"]\n')

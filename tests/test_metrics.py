@@ -145,6 +145,8 @@ def test_a_record_feeds_calls_times_and_quality(metrics: Metrics) -> None:
     assert value(metrics, "rtcp_fraction_lost_sum", **leg) == 0.01
     assert value(metrics, "call_mos_sum", **leg) == 4.3
     assert value(metrics, "failovers_total", platform="sales", result="completed") == 1
+    metrics(Record(record(direction="outbound", attempts=[{"peer": "main"}, {"peer": "other"}])))
+    assert value(metrics, "failovers_total", platform="support", result="completed") == 1
     assert value(metrics, "limit_rejections_total", carrier="main", platform="support", limit="max_calls") == 1
 
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from bridge.b2bua.numbers import telephone_number, with_plus
-from bridge.b2bua.routing import Routes, Sources, Target, is_address
+from bridge.b2bua.routing import Routes, Sources, Target
 from bridge.config import Config, Peer
 from bridge.errors import PeerError
+from bridge.literals import is_address
 from bridge.sip.extensions import Replaces, embed_headers, embedded_headers
 from bridge.sip.headers import NameAddr
 from bridge.sip.message import Header

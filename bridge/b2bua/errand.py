@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bridge.b2bua.actions import Hop, Query, Resolution
-from bridge.b2bua.routing import Target, is_address
+from bridge.b2bua.routing import Target
 from bridge.config import Host, Peer
+from bridge.literals import is_address
 from bridge.sip.endpoint import Endpoint
 from bridge.sip.events import Address, Flow
 from bridge.sip.message import Response
@@ -44,7 +45,7 @@ class Surroundings:
     our_host: Callable[[Flow], str]
     look_up: Callable[[Inquiry, Query], None]
     learn: Callable[[Peer, str], None]
-    busy: Callable[[Peer], bool]  # whether a call of the peer's goes on
+    talks_from: Callable[[Peer], set[str]]  # the addresses that the peer's calls go on with
     tell: Callable[[Peer, str, float], None]  # the operator, of what has changed
 
     def random(self) -> float:

@@ -15,9 +15,10 @@ from bridge.b2bua.exchange import Exchange, Timer
 from bridge.b2bua.leg import Leg
 from bridge.b2bua.limits import Dial, limit_reached
 from bridge.b2bua.record import Attempt, Reason, reason_of
-from bridge.b2bua.routing import UNREGISTERED, Dialled, Invitation, Target, invitation, is_address, redirected
+from bridge.b2bua.routing import UNREGISTERED, Dialled, Invitation, Target, invitation, redirected
 from bridge.config import Peer
 from bridge.errors import PeerError
+from bridge.literals import is_address
 from bridge.media.relay import LegName
 from bridge.sdp.session import Description
 from bridge.sip.message import REASONS, Header

@@ -7,14 +7,12 @@ from dataclasses import replace
 from typing import Protocol
 
 from bridge.b2bua.actions import Hop, Query, Resolution
-from bridge.b2bua.routing import is_address, is_private
+from bridge.literals import is_address, is_private
 from bridge.sip.dialog import Dialog
 from bridge.sip.events import Address, Flow
-from bridge.sip.uri import Uri
+from bridge.sip.uri import DEFAULT_PORTS, Uri
 
 Delivery = Callable[[Flow, float], None]
-
-_DEFAULT_PORTS = {"udp": 5060, "tcp": 5060, "tls": 5061}
 
 
 class Finder(Protocol):
@@ -84,7 +82,7 @@ class NextHop:
             return self.flow
         # Many a peer leaves the transport out of its Contact and means the one in use.
         transport = _transport(hop) or self.flow.transport
-        found = self._flow_to(Hop(transport, (address, hop.port or _DEFAULT_PORTS.get(transport, 5060))), "")
+        found = self._flow_to(Hop(transport, (address, hop.port or DEFAULT_PORTS.get(transport, 5060))), "")
         return found or self.flow
 
     def _flow_to(self, hop: Hop, name: str) -> Flow | None:

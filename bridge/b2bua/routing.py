@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from bridge.b2bua.actions import Query
 from bridge.b2bua.identity import ANONYMOUS, delivered, static, wants_anonymity
@@ -19,12 +18,10 @@ from bridge.errors import PeerError
 from bridge.sip.headers import NameAddr, split_list
 from bridge.sip.message import Header, Request
 from bridge.sip.registrar import Binding
-from bridge.sip.uri import Uri
+from bridge.sip.uri import DEFAULT_PORTS, Uri
 
-_DEFAULT_PORTS = {"udp": 5060, "tcp": 5060, "tls": 5061}
 _KNOWN_ADDRESSES = 4096
 MOST_LEARNED = 64  # addresses behind a peer's names; the oldest go first: by now somebody else may have them
-_LONGEST_LITERAL = 64  # an IPv6 address with brackets and a zone; bounds what the memo of literals holds
 UNREGISTERED = Host("unregistered.invalid", 0, "")  # RFC 2606: nobody has this name
 
 
@@ -127,7 +124,7 @@ class Target:
     def port(self) -> int:
         """The port to send to: as written, else the profile's, else the transport's default."""
         port = self.peer.profile.port
-        return self.host.port or (port if port not in _DEFAULT_PORTS.values() else _DEFAULT_PORTS[self.transport])
+        return self.host.port or (port if port not in DEFAULT_PORTS.values() else DEFAULT_PORTS[self.transport])
 
     @property
     def authority(self) -> str:
@@ -297,24 +294,3 @@ def _broken_signature(call: Dialled, to: Uri, sender: Uri, passed: Iterable[Head
         for field, was, now in pairs
         if plain_number(was) != plain_number(now)
     )
-
-
-def is_address(host: str) -> bool:
-    """Tell an IP literal (brackets allowed) from a name."""
-    return len(host) <= _LONGEST_LITERAL and _is_literal(host)
-
-
-@lru_cache(maxsize=4096)
-def _is_literal(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return False
-    return True
-
-
-@lru_cache(maxsize=4096)
-def is_private(address: str) -> bool:
-    """Tell whether an address means nothing beyond its own network; loopback is not meant."""
-    ip = ipaddress.ip_address(address.strip("[]"))
-    return not ip.is_global and not ip.is_loopback

@@ -305,8 +305,7 @@ class Trunks:
     def _bind(self, peer: Peer, now: float) -> None:
         """Take requests from where a peer is bound, and was when the calls began that still go on."""
         lingering = self._lingering[peer.name]
-        if not self._surroundings.busy(peer):
-            lingering.clear()
+        lingering &= self._surroundings.talks_from(peer)
         if lingering:
             self._timers.set(("linger", peer.name), now + LINGERS_FOR)
         self._sources.bind(peer, {address for address, _ in self._bound[peer.name]} | lingering)

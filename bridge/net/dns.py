@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from bridge.b2bua.actions import Hop, Query, Resolution
 from bridge.net.name_servers import Answer, Done, Lines, Outcome
 from bridge.sip.locate import Chance, Kind, Known, Located, Missing, Question, Records, Sought, locate
+from bridge.sip.uri import DEFAULT_PORTS
 
 DEADLINE = 3.0
 """Seconds until a lookup counts as failed; a caller hears ringing meanwhile."""
@@ -34,7 +35,6 @@ MOST_ANSWERS = 4096
 """Questions that are remembered; the oldest answers make room."""
 MOST_LOOKUPS = 500
 """Questions in the air at once."""
-DEFAULT_PORTS = {"udp": 5060, "tcp": 5060, "tls": 5061}  # RFC 3261 §19.1.2
 
 _MOST_STEPS = 5  # NAPTR, SRV, addresses: `locate` asks three times at the most
 

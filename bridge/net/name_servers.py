@@ -21,6 +21,7 @@ from twisted.internet.protocol import ClientFactory, DatagramProtocol, Protocol,
 from twisted.names import dns
 from twisted.python.failure import Failure
 
+from bridge.literals import is_address
 from bridge.sip.events import Address
 from bridge.sip.locate import Kind, Naptr, Question, Records, Srv
 
@@ -74,7 +75,7 @@ class NameServers:
         if self._fixed:
             return self._fixed
         found = [words[1] for words in self._resolv_conf.read() if words[0] == "nameserver" and len(words) > 1]
-        return tuple((server, 53) for server in found if _is_address(server)) or (("127.0.0.1", 53),)
+        return tuple((server, 53) for server in found if is_address(server)) or (("127.0.0.1", 53),)
 
     def _follow(self, question: Question, name: str, done: Done, aliases: int, ttl: float) -> None:
         """Ask for a name; where the answer ends in an alias without its records, go on with that."""
@@ -355,11 +356,3 @@ def _negative_ttl(message: dns.Message) -> float:
 
 def _text(name: Any) -> str:
     return bytes(name.name).decode("ascii", "replace").rstrip(".").lower()
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

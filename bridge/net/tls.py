@@ -6,7 +6,6 @@ that can't be used leaves what was loaded before in force (F06).
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,6 +24,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from bridge.config import Tls
+from bridge.literals import is_address
 
 LOOK_EVERY = 5.0
 """Seconds for which the files are taken to be what they were (a handshake then looks at them again)."""
@@ -260,17 +260,9 @@ def _sip_domain(uri: str) -> str:
     A userinfo makes it a person's, another scheme (sips too) makes it nobody's.
     """
     match = re.fullmatch(r"sip:([A-Za-z0-9.-]+)(?::[0-9]+)?(?:[;?].*)?", uri, re.IGNORECASE)
-    if match is None or _is_address(match[1]):
+    if match is None or is_address(match[1]):
         return ""
     return match[1].rstrip(".").lower()
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _signature(path: Path | None) -> tuple[int, int, int] | None:

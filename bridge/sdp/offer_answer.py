@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from bridge.errors import PeerError
+from bridge.literals import address_of, is_private
 from bridge.sdp.anchor import Anchor, audio, describe, rejected, times
 from bridge.sdp.session import Codec, Description, MediaSection
 
@@ -44,23 +45,6 @@ _FORMATS = {
 _EVENTS = Codec(101, TELEPHONE_EVENT, 8000, 1, "0-15")
 _PTIMES_MS = (10, 20, 30, 40, 60)
 _DEFAULT_PTIME_MS = 20
-
-# RFC 1918, RFC 6598, RFC 3927, RFC 4193: no address that a peer beyond a NAT can be reached at. (`is_private`
-# of the standard library also counts the documentation ranges.)
-_PRIVATE = tuple(
-    ipaddress.ip_network(text)
-    for text in (
-        "10.0.0.0/8",
-        "172.16.0.0/12",
-        "192.168.0.0/16",
-        "100.64.0.0/10",
-        "169.254.0.0/16",
-        "127.0.0.0/8",
-        "fc00::/7",
-        "fe80::/10",
-        "::1/128",
-    )
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,20 +345,16 @@ def _ptime_ms(far: MediaSection, near: MediaSection) -> int:
     return _DEFAULT_PTIME_MS
 
 
-@lru_cache(maxsize=1024)
 def _address(text: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """Return an address to which something can be sent; None for a host name and for 0.0.0.0."""
-    try:
-        address = ipaddress.ip_address(text or "")
-    except ValueError:
-        return None
-    return None if address.is_unspecified else address
+    address = address_of(text or "")
+    return None if address is None or address.is_unspecified else address
 
 
-@lru_cache(maxsize=1024)
 def _is_private(text: str) -> bool:
-    address = _address(text)
-    return address is not None and any(address in network for network in _PRIVATE)
+    """Tell whether a peer beyond a NAT can't be reached at an address."""
+    address = address_of(text)
+    return address is not None and (address.is_loopback or is_private(text))
 
 
 def _without_origin(description: Description) -> tuple[object, ...]:

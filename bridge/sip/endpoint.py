@@ -42,13 +42,13 @@ from bridge.sip.transaction import (
     Timer,
     Transaction,
 )
+from bridge.sip.uri import DEFAULT_PORTS
 
 LARGEST_DATAGRAM = 1300
 """Octets: a larger request goes over a stream where there is one (RFC 3261 §18.1.1, R13)."""
 
 MOST_REFUSED = 2000
 """Refused INVITEs that are held for their ACK, or its repeats: who never acknowledges fills no memory (T10)."""
-_PORTS = {"udp": 5060, "tcp": 5060, "tls": 5061}  # RFC 3261 §18.2.2, §19.1.2
 _COPIED_TO_ACK = ("From", "Call-ID", "Route", "Authorization", "Proxy-Authorization")
 _COPIED_TO_CANCEL = ("From", "To", "Call-ID", "Route")
 
@@ -720,12 +720,12 @@ def _answer_to(request: Request, flow: Flow) -> Flow:
         request.stamp_via(stamped)
     if flow.transport != "udp":
         # Over the same connection; should that be gone, over a new one to where the client says that it listens
-        return replace(flow, remote=(address, via.port or _PORTS[flow.transport]))
+        return replace(flow, remote=(address, via.port or DEFAULT_PORTS[flow.transport]))
     maddr = (via.param("maddr") or "").strip("[]")
     if maddr and is_address(maddr):  # a name would have to be looked up, and is no place for an answer anyway
-        address, port = maddr, via.port or _PORTS["udp"]
+        address, port = maddr, via.port or DEFAULT_PORTS["udp"]
     elif not via.wants_rport:
-        port = via.port or _PORTS["udp"]
+        port = via.port or DEFAULT_PORTS["udp"]
     return flow if (address, port) == flow.remote else Flow(flow.transport, flow.local, (address, port))
 
 

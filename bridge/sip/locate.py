@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bridge.sip.events import Address
+from bridge.sip.uri import DEFAULT_PORTS
 
 MOST_TARGETS = 32
 """SRV targets that are looked at, and hops that come out: a name can list more than a call can try."""
-_PORTS = {"udp": 5060, "tcp": 5060, "tls": 5061}  # RFC 3261 §19.1.2
 _PREFIXES = {"udp": "_sip._udp.", "tcp": "_sip._tcp.", "tls": "_sips._tcp."}  # RFC 3263 §4.1
 _SERVICES = {"SIP+D2U": "udp", "SIP+D2T": "tcp", "SIPS+D2T": "tls"}
 
@@ -113,7 +113,7 @@ def locate(sought: Sought, known: Known, chance: Chance) -> Missing | Located:
     if isinstance(targets, Missing):
         return targets
     if targets is None:  # §4.2: no SRV records: the name is a host's, on the default port
-        targets = [(usable[0], host, _PORTS[usable[0]])]
+        targets = [(usable[0], host, DEFAULT_PORTS[usable[0]])]
     return _hosts(targets, sought, known)
 
 

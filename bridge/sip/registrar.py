@@ -11,7 +11,7 @@ from bridge.errors import PeerError
 from bridge.sip.events import Flow
 from bridge.sip.headers import NameAddr, parse_route_set, split_list
 from bridge.sip.message import Request, Response, response_to
-from bridge.sip.uri import Uri
+from bridge.sip.uri import DEFAULT_PORTS, Uri
 
 SHORTEST, LONGEST = 60, 3600  # seconds that may be granted; without a wish it is the longest
 MOST_BINDINGS = 10
@@ -103,7 +103,8 @@ class Registrar:
             lasts = _granted(contact, request)
             known = next((binding for binding in bindings if binding.contact.matches(contact.uri)), None)
             if known is not None:
-                _check_order(known, request)
+                if known in self._bindings:  # and not one that the same request has named twice
+                    _check_order(known, request)
                 bindings.remove(known)
             if lasts:
                 bindings.append(
@@ -157,7 +158,7 @@ def _flow_to(contact: Uri, flow: Flow) -> Flow:
     """Return the flow to a Contact: to the address it names if that is the one it came from, else back through NAT."""
     if not _names_source(contact, flow):
         return flow
-    return replace(flow, remote=(flow.remote[0], contact.port or (5061 if flow.transport == "tls" else 5060)))
+    return replace(flow, remote=(flow.remote[0], contact.port or DEFAULT_PORTS[flow.transport]))
 
 
 def _names_source(contact: Uri, flow: Flow) -> bool:

@@ -10,6 +10,9 @@ from bridge.errors import PeerError
 
 Params = tuple[tuple[str, str | None], ...]
 
+DEFAULT_PORTS = {"udp": 5060, "tcp": 5060, "tls": 5061}
+"""Where nothing is written (RFC 3261 §19.1.2)."""
+
 # Wider than RFC 3261 §25.1 where peers are: any octet that can't end a part of the URI may stand in it unescaped.
 _SIP = re.compile(
     r"(?:(?P<user>[^\x00-\x20\x7f\"<>@:]+)(?::(?P<password>[^\x00-\x20\x7f\"<>@]*))?@)?"

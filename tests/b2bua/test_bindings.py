@@ -191,3 +191,23 @@ def test_a_call_outlives_the_binding_that_it_came_by() -> None:
     before = len(agent.inbox)
     agent.ask("INVITE")
     assert len(agent.inbox) == before
+
+
+def test_an_address_is_let_go_though_calls_go_on_elsewhere() -> None:
+    """D24, T08: a platform that is never idle would be believed for ever wherever it has been."""
+    world = registered_platform(sources=(), inbound_username="agent", inbound_password="secret")
+    old, new = Prover(world.network, ROAMING), Prover(world.network, ("20.30.40.51", 61000))
+    old.prove(old.ask("REGISTER"), "agent", "secret")
+    world.run(3500.0)
+    new.prove(new.ask("REGISTER"), "agent", "secret")
+    asked = world.carrier.invite()
+    world.run(0.1)
+    [offered] = new.requests("INVITE")
+    new.respond(offered, 200, body=sdp((new.address[0], 50000)))
+    world.run(0.1)
+    world.carrier.ack(asked, world.carrier.responses()[-1])
+    world.run(200.0)
+    assert world.core.active == 1
+    before = len(old.inbox)
+    old.ask("INVITE")
+    assert len(old.inbox) == before

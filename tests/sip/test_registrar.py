@@ -116,6 +116,14 @@ def test_a_request_that_was_overtaken_changes_nothing(asked: Request) -> None:
     assert contacts(registrar) == []
 
 
+def test_a_contact_that_is_named_twice_in_one_request_is_bound_once() -> None:
+    """RFC 3261 §10.3: the order is that of requests."""
+    registrar = Registrar()
+    asked = request("<sip:a@10.0.0.5>;expires=60, <sip:a@10.0.0.5>;expires=90", "<sip:b@10.0.0.5>")
+    assert len(register(registrar, asked).headers.get_all("Contact")) == 2
+    assert [binding.expires_at for binding in registrar.bindings()] == [3600.0, 90.0]
+
+
 def test_the_latest_ten_are_kept() -> None:
     registrar = Registrar()
     for number in range(MOST_BINDINGS + 3):
