@@ -30,7 +30,8 @@ from bridge.admin.http import AdminSite
 from bridge.admin.log import CallLog, log_observer
 from bridge.admin.view import RecentCalls
 from bridge.b2bua.actions import Drain, HangUp, Record, Trace
-from bridge.b2bua.core import Core, Listener
+from bridge.b2bua.core import Core
+from bridge.b2bua.listeners import Listener
 from bridge.b2bua.self_test import self_test
 from bridge.config import Config
 from bridge.errors import RelayError

@@ -9,7 +9,7 @@ import hashlib
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -39,6 +39,7 @@ from bridge.b2bua.exchange import Exchange, Timer
 from bridge.b2bua.identity import overlong, passing
 from bridge.b2bua.leg import Leg, Switchboard
 from bridge.b2bua.limits import Limits, limit_reached
+from bridge.b2bua.listeners import Listener, Listeners
 from bridge.b2bua.next_hop import NextHop
 from bridge.b2bua.numbers import permitted, telephone_number
 from bridge.b2bua.offers import LegTimer
@@ -64,7 +65,6 @@ from bridge.sip.endpoint import Endpoint
 from bridge.sip.events import (
     AckMissing,
     AckReceived,
-    Address,
     CancelReceived,
     EndpointEvent,
     Flow,
@@ -86,18 +86,6 @@ from bridge.sip.transaction import ClientTransaction
 RETRY_AFTER = Header("Retry-After", "10")
 _ANSWERED_ONCE = frozenset((405, 415, 416, 420, 481, 501))
 """Refusals that a repeat may get anew: nothing came of the request, and nothing of it is kept (T10)."""
-STREAMLESS_FOR = 300.0
-"""Seconds for which a peer that took no TCP connection gets large requests over UDP at once."""
-STREAMLESS = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Listener:
-    """A SIP listener: the address it is bound to, and the one that peers are told."""
-
-    transport: str
-    bound: Address
-    advertised: Address
 
 
 class Core:
@@ -117,12 +105,10 @@ class Core:
         self._config = config
         self._tokens = tokens
         self._salt = tokens.token(128)
-        self._listeners = {(listener.transport, listener.bound): listener for listener in listeners}
+        self._listeners = Listeners(listeners)
+        self.flow_to = self._listeners.flow_to
         self._wall_offset = wall_offset
-        self._endpoint = Endpoint(
-            tokens, lambda flow: self._listener(flow).advertised, timers, self._may_speak_for, self._stream_to
-        )
-        self._streamless: dict[Address, float] = {}  # where no stream could be opened, and until when to believe it
+        self._endpoint = Endpoint(tokens, self._listeners.advertised, timers, self._may_speak_for, self._stream_to)
         peers = [*config.carriers.values(), *config.platforms.values()]
         self._sources = Sources(peers)
         self._routes = Routes(config)
@@ -144,7 +130,8 @@ class Core:
             self._endpoint,
             tokens,
             self.flow_to,
-            self._host,
+            self._listeners.host,
+            self._listeners.contact,
             self.look_up,
             self._sources.learn,
             talks_from=lambda peer: {leg.flow.remote[0] for leg in self._dialogs.values() if leg.peer is peer},
@@ -169,12 +156,14 @@ class Core:
             ),
             query_id=self._query_id,
             flow_to=self.flow_to,
-            contact=self._contact,
-            our_host=self._host,
+            contact=self._listeners.contact,
+            our_host=self._listeners.host,
             learn=self._sources.learn,
             trunks=self._trunks,
             limits=self._limits,
-            directory=Directory(config, self._routes, self._sources, _hosts(config, listeners), permitted),
+            directory=Directory(
+                config, self._routes, self._sources, {*self._listeners.names(), config.sip.advertise}, permitted
+            ),
             call_of=lambda leg: self._calls.get(leg.record_id),
             media_address=media_address,
             ended=self._ended,
@@ -228,10 +217,7 @@ class Core:
     def transport_failed(self, flow: Flow, now: float) -> None:
         """Take word that nothing can be sent on this flow."""
         self._now = now
-        if flow.transport == "tcp":
-            if len(self._streamless) >= STREAMLESS:
-                self._streamless.clear()
-            self._streamless[flow.remote] = now + STREAMLESS_FOR
+        self._listeners.failed(flow, now)
         self._endpoint.transport_failed(flow, now)
         self._settle(now)
 
@@ -620,7 +606,7 @@ class Core:
             return {"route": None, "targets": [], "problem": f"no route takes {number} from {source}"}
         asked = Dialled(number, telephone_number(caller or "anonymous"), "", 70, ())
         found_targets = self._routes.targets(found[1])
-        targets = plan(found_targets, peer, asked, self.flow_to, self._host, self._exchange.media_address)
+        targets = plan(found_targets, peer, asked, self.flow_to, self._listeners.host, self._exchange.media_address)
         return {"route": found[1].name, "targets": targets, "problem": None}
 
     # -- calls' housekeeping ---------------------------------------------------------------------------------------
@@ -719,21 +705,7 @@ class Core:
     def _bug(self, now: float) -> None:
         self._actions.append(Trace("bug", now, text=traceback.format_exc()))
 
-    # -- addresses -------------------------------------------------------------------------------------------------
-
-    def _listener(self, flow: Flow) -> Listener:
-        return self._listeners[(flow.transport, flow.local)]
-
-    def _host(self, flow: Flow) -> str:
-        host, port = self._listener(flow).advertised
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-    def flow_to(self, transport: str, address: Address, name: str = "") -> Flow | None:
-        """Return a flow from the first listener of that transport and address family."""
-        for listener in self._listeners.values():
-            if listener.transport == transport and (":" in listener.bound[0]) == (":" in address[0]):
-                return Flow(transport, listener.bound, address, name=name)
-        return None
+    # -- look-ups and traces ---------------------------------------------------------------------------------------
 
     def _stream_to(self, flow: Flow) -> Flow | None:
         """Return the TCP flow for a request that is too large for UDP, None where there is none (R13, §18.1.1)."""
@@ -741,9 +713,7 @@ class Core:
             peer.profile.large_requests == "tcp" and "tcp" in peer.profile.transports
             for peer in self._sources.owners(flow.remote[0])
         )
-        if not wants or self._streamless.get(flow.remote, 0.0) > self._now:
-            return None
-        return self.flow_to("tcp", flow.remote, flow.name)
+        return self._listeners.stream_to(flow, self._now) if wants else None
 
     def look_up(self, asker: NextHop | Inquiry, query: Query) -> None:
         """Ask the shell for the hops behind a name that a leg needs."""
@@ -753,11 +723,6 @@ class Core:
             peers = self._sources.owners(asker.flow.remote[0])
             query = replace(query, networks=tuple(network for peer in peers for network in peer.sources))
         self._actions.append(Resolve(replace(query, id=self._next_id)))
-
-    def _contact(self, flow: Flow) -> str:
-        """Return our Contact on a flow: the listener of its transport, by the advertised name (D15)."""
-        transport = "" if flow.transport == "udp" else f";transport={flow.transport}"
-        return f"<sip:trunkbridge@{self._host(flow)}{transport}>"
 
     def _query_id(self, call: Call) -> int:
         self._next_id += 1
@@ -775,12 +740,6 @@ class Core:
             status=message.status if isinstance(message, Response) else 0,
             data=data,
         )
-
-
-def _hosts(config: Config, listeners: Sequence[Listener]) -> set[str]:
-    """Return the names and addresses that peers know us by."""
-    ours = {address[0] for listener in listeners for address in (listener.bound, listener.advertised)}
-    return {*ours, config.sip.advertise}
 
 
 def _is_new_call(client: ClientTransaction) -> bool:

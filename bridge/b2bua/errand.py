@@ -43,6 +43,7 @@ class Surroundings:
     tokens: Tokens
     flow_to: Callable[[str, Address, str], Flow | None]  # transport, address, host name → a flow from a listener
     our_host: Callable[[Flow], str]
+    contact: Callable[[Flow, str], str]  # ours on a flow, with a user part
     look_up: Callable[[Inquiry, Query], None]
     learn: Callable[[Peer, str], None]
     talks_from: Callable[[Peer], set[str]]  # the addresses that the peer's calls go on with

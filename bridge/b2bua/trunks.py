@@ -239,7 +239,7 @@ class Trunks:
             tokens,
             send=partial(self._send_register, peer),
             look_up=lambda now: surroundings.find(peer, host, partial(self._registrar_found, peer, host), now),
-            contact=lambda flow: _contact(peer, surroundings.our_host(flow), flow),
+            contact=lambda flow: surroundings.contact(flow, _user(peer)),
         )
 
     def _send_register(self, peer: Peer, request: Request, flow: Flow, now: float) -> ClientTransaction:
@@ -314,11 +314,6 @@ class Trunks:
 def _user(peer: Peer) -> str:
     """Return the user part of what a peer knows us by."""
     return escape_user(peer.username or peer.user)
-
-
-def _contact(peer: Peer, our_host: str, flow: Flow) -> str:
-    transport = "" if flow.transport == "udp" else f";transport={flow.transport}"
-    return f"<sip:{_user(peer)}@{our_host}{transport}>"
 
 
 def _host_of(binding: Binding) -> Host:

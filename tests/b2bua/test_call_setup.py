@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from bridge.b2bua.core import Core, Listener
+from bridge.b2bua.core import Core
+from bridge.b2bua.listeners import Listener
 from bridge.config import Route
 from bridge.media.relay import LegName
 from bridge.sdp import session as sdp_session

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bridge.b2bua.core import Core, Listener
+from bridge.b2bua.core import Core
+from bridge.b2bua.listeners import Listener
 from bridge.config import Admin, Config, Host, Listen, Media, Node, NodeLimits, Peer, Route, Sip
 from bridge.errors import PeerError
 from bridge.profile import Profile, load_profile
