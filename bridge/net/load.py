@@ -9,7 +9,7 @@ from twisted.logger import Logger
 
 from bridge.sip.overload import HOPELESS, TOLERATED, refused_share
 
-LOOK_EVERY = 0.1
+LOOK_EVERY = 0.05
 CALM_FOR = 1.0
 """Seconds without arrears after which the log says that overload is over."""
 

@@ -150,7 +150,8 @@ class UdpListener:
             seconds, microseconds = _TIMEVAL.unpack(fcntl.ioctl(self._socket, _SIOCGSTAMP, bytes(_TIMEVAL.size)))
         except OSError:  # nothing has been read yet, or this system keeps no stamps
             return 0.0
-        return max(0.0, time.time() - seconds - microseconds / 1e6)
+        age: float = time.time() - seconds - microseconds / 1e6
+        return max(0.0, age)
 
     def connectionLost(self, reason: Failure) -> None:
         # A UDP socket has no connection to lose: the reactor says so, and drops the reader, whenever the

@@ -17,9 +17,9 @@ from bridge.sip.events import Flow
 
 RETRY_AFTER = 10
 """Seconds after which a peer may try again."""
-TOLERATED = 0.2
+TOLERATED = 0.15
 """Seconds of arrears at which nothing is refused yet."""
-FULL = 0.45
+FULL = 0.4
 """Seconds at which every new call is: with what is left of T1 (0.5 s), an answer still comes before a repeat."""
 HOPELESS = 2.0
 """Seconds at which whatever is new is dropped unread: its sender has sent it again, or given up."""
