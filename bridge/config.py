@@ -91,13 +91,21 @@ class Media:
     relay: str
 
 
+REQUESTS_FROM_SOURCE = 1000.0
+"""New requests a second from one address where nothing is written: more than one core can serve (T10)."""
+
+
 @dataclass(frozen=True, slots=True)
 class NodeLimits:
-    """What the node carries in all; 0: no limit. ``reserve`` keeps calls of ``max_calls`` for a direction."""
+    """What the node carries in all; 0: no limit. ``reserve`` keeps calls of ``max_calls`` for a direction.
+
+    ``requests_from_source`` is a rate, beyond which one source address is turned away unread (T10).
+    """
 
     max_calls: int = 0
     cps: float = 0.0  # new calls a second
     reserve: Mapping[str, int] = field(default_factory=dict)
+    requests_from_source: float = REQUESTS_FROM_SOURCE  # a second, outside dialogs
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,11 +249,11 @@ class _Table:
                 self.wrong((key, index), f"{shown(item)} is not text", "put it in quotes")
         return texts
 
-    def number(self, key: str, whole: bool) -> float:
+    def number(self, key: str, whole: bool, default: float = 0) -> float:
         value = self.raw(key)
         kinds = int if whole else int | float
         if value is None:
-            return 0
+            return default
         if not isinstance(value, kinds) or isinstance(value, bool) or not 0 <= value < 1e9:
             wanted = "a whole number, 0 for no limit" if whole else "a number, 0 for no limit"
             self.wrong(key, f"{shown(value)} does not fit here", f"write {wanted}")
@@ -495,7 +503,12 @@ class _Loader:
     def _node_limits(self, root: _Table) -> NodeLimits:
         table = self._table(root, "limits")
         max_calls = int(table.number("max_calls", whole=True))
-        limits = NodeLimits(max_calls, float(table.number("cps", whole=False)), self._reserve(table, max_calls))
+        limits = NodeLimits(
+            max_calls,
+            float(table.number("cps", whole=False)),
+            self._reserve(table, max_calls),
+            float(table.number("requests_from_source", whole=False, default=REQUESTS_FROM_SOURCE)),
+        )
         table.finish()
         return limits
 

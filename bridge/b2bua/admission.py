@@ -14,6 +14,7 @@ from bridge.config import Peer
 from bridge.errors import PeerError
 from bridge.sip.digest import DigestServer, Verdict
 from bridge.sip.message import Request
+from bridge.sip.overload import Pressure, is_new
 from bridge.sip.tokens import Tokens
 
 CHALLENGED = frozenset(("INVITE", "REGISTER", "REFER", "SUBSCRIBE"))  # outside dialogs; OPTIONS are answered anyway
@@ -22,7 +23,8 @@ MOST_FAILURES = 5
 MOST_ASKED = 10  # REGISTERs of a stranger without one that is accepted
 BANNED_FOR = 300.0
 STRANGERS_A_SECOND = 50  # REGISTERs of strangers that are looked at, whatever the number of their addresses
-_SOURCES = 4096  # whose failures are remembered; the oldest go first
+_SOURCES = 4096  # whose failures and floods are remembered; the oldest go first
+_BURST = 2.0  # seconds' worth of requests that may come at once, and as many again before there is no answer any more
 
 _START = re.compile(rb"(?:INVITE|REGISTER|REFER|SUBSCRIBE) ")
 _IN_DIALOG = re.compile(rb"\r\n(?:to|t)[ \t]*:[^\r\n]*;[ \t]*tag[ \t]*=", re.IGNORECASE)
@@ -39,15 +41,37 @@ class _Suspicion:
 
 
 class Admission:
-    """Tell peers from each other and from those who guess."""
+    """Tell peers from each other, from those who guess and from those who flood.
 
-    def __init__(self, peers: Iterable[Peer], realm: str, tokens: Tokens) -> None:
+    ``rate`` is how many new requests a second one source may send, 0: any number.
+    """
+
+    def __init__(self, peers: Iterable[Peer], realm: str, tokens: Tokens, rate: float) -> None:
         peers = list(peers)
         self.roaming = tuple(peer for peer in peers if peer.profile.registers and _guarded(peer) and not peer.sources)
         self._digest = DigestServer(realm, tokens, bytes.fromhex(tokens.token(256)))
         self._suspicions: dict[str, _Suspicion] = {}
         self._strangers = 0
         self._second = 0
+        self._rate = rate
+        self._poured: dict[str, tuple[float, float]] = {}  # by source: how full its bucket is, and since when
+
+    def pressure(self, data: bytes, address: str, now: float) -> Pressure:
+        """Say what a new request of a known source is met with, for what it has sent lately (T10): see `Pressure`.
+
+        Its bucket leaks at the rate. What belongs to a dialog is not counted, and never refused for this.
+        """
+        if not self._rate or not is_new(data):
+            return Pressure.NONE
+        source, size = _source(address), max(1.0, self._rate * _BURST)
+        level, since = self._poured.get(source, (0.0, now))
+        level = min(max(0.0, level - (now - since) * self._rate) + 1.0, 2 * size + 1.0)
+        if source not in self._poured and len(self._poured) >= _SOURCES:
+            del self._poured[next(iter(self._poured))]
+        self._poured[source] = level, now
+        if level <= size:
+            return Pressure.NONE
+        return Pressure.HIGH if level <= 2 * size else Pressure.EXTREME
 
     def refusal(self, data: bytes, address: str, owners: Sequence[Peer], now: float) -> str:
         """Say why a message is dropped unread and in silence, "" if it is not.
