@@ -307,6 +307,9 @@ impl Worker {
 
     /// Nanoseconds until something is due; None: sleep until a descriptor wakes us.
     fn timeout(&self, now: u64) -> Option<u64> {
+        if self.stopping {
+            return Some(0); // told while we were awake, so nobody will wake us
+        }
         let deadline = self.deadlines.peek().map(|Reverse((at, ..))| *at);
         let flush = self.has_counts().then_some(self.flush_at);
         deadline
@@ -642,6 +645,21 @@ mod tests {
         };
         let label = worker.shared.intern(Label { carrier: "main".into(), platform: "support".into() });
         Opening { id, session: Session::new(identity().expect("random")), legs: [leg(), leg()], label }
+    }
+
+    #[test]
+    fn a_stop_before_the_first_sleep_is_obeyed_without_a_wake() {
+        let mut worker = worker();
+        let (say, commands) = channel();
+        worker.inbox.commands = commands;
+        say.send(Command::Stop).expect("taken");
+        let (done, ended) = channel();
+        std::thread::spawn(move || {
+            worker.run();
+            let _ = done.send(());
+        });
+        let patience = std::time::Duration::from_secs(5);
+        assert!(ended.recv_timeout(patience).is_ok(), "it sleeps, and whoever joins it waits for ever");
     }
 
     #[test]
