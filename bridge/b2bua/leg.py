@@ -696,6 +696,7 @@ class Leg:
             self._endpoint.respond(event.transaction, response_to(request, 200), now)
             self._take_answer(request, now)
         else:  # a new offer on top of the answer it has just acknowledged
+            self.offers.check_open()
             self.offers.report(event, description_of(request), now)
 
     def note_allowed(self, message: Request | Response) -> None:

@@ -179,7 +179,7 @@ class Offers:
         offer = description_of(request)
         self._check_interval(request)
         if offer is not None:
-            self._check_open()
+            self.check_open()
         dialog.refresh_target(request)
         self._leg.note_allowed(request)
         if offer is None:
@@ -215,7 +215,7 @@ class Offers:
         self._theirs = None
         return theirs.request
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
         """Refuse an offer while another one is open (RFC 3311 §5.2, RFC 3264 §4). Raises PeerError."""
         leg = self._leg
         if leg.offering or self._open is not None:

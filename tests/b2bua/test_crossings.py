@@ -97,6 +97,22 @@ def test_an_offer_of_ours_that_a_prack_has_answered_is_open_no_more() -> None:
     assert world.carrier.statuses("UPDATE") == [200]
 
 
+def test_an_offer_in_a_prack_has_to_wait_for_the_answer_to_the_first() -> None:
+    """RFC 3262 §5, R11: the INVITE's own offer has no answer yet, and there is nothing to answer this one from."""
+    world = World(carrier={"prack": "supported"})
+    asked = world.carrier.invite(headers={"Require": "100rel"})
+    world.run(0.1)
+    world.platform.respond(world.platform.requests("INVITE")[0], 180)
+    world.run(0.1)
+    ringing = world.carrier.responses()[-1]
+    rack = f"{ringing.headers.get('RSeq')} 1 INVITE"
+    world.carrier.within("PRACK", asked, ringing, 2, headers={"RAck": rack}, body=sdp((CARRIER[0], 40002)))
+    world.run(0.1)
+    assert world.carrier.statuses("PRACK") == [500]
+    assert world.bugs() == []
+    assert world.core.active == 1
+
+
 def test_an_offer_of_ours_that_the_ack_has_not_answered_is_open() -> None:
     """RFC 3311 §5.2, R35: an UPDATE with an offer has to wait for it."""
     world = World()

@@ -43,7 +43,10 @@ class SeededTokens:
 
 
 class VirtualNetwork:
-    """Deliver datagrams between the core and parties after ``delay`` ± ``jitter`` seconds, losing a share ``loss``."""
+    """Deliver datagrams between the core and parties after ``delay`` ± ``jitter`` seconds.
+
+    A share ``loss`` is lost, a share ``duplicates`` comes twice.
+    """
 
     def __init__(
         self,
@@ -54,18 +57,19 @@ class VirtualNetwork:
         delay: float = 0.001,
         jitter: float = 0.0,
         loss: float = 0.0,
+        duplicates: float = 0.0,
     ) -> None:
         self.core = core
         self.relay = relay
         self.now = 1000.0
-        self.delay, self.jitter, self.loss = delay, jitter, loss
+        self.delay, self.jitter, self.loss, self.duplicates = delay, jitter, loss, duplicates
         self.names: dict[str, tuple[str, ...]] = {}
         self.records: list[dict[str, Any]] = []
         self.traces: list[Trace] = []
         self.sent: list[tuple[float, Transmit]] = []
         self._random = random.Random(seed)
         self._parties: dict[Address, Callable[[bytes, Address], None]] = {}
-        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._queue: list[tuple[float, int, Callable[[], object]]] = []
         self._order = 0
 
     # -- what parties use ------------------------------------------------------------------------------------------
@@ -82,7 +86,7 @@ class VirtualNetwork:
         """Send a datagram to the bridge."""
         self._carry(lambda: self._receive(data, Flow("udp", local, source)))
 
-    def at(self, delay: float, act: Callable[[], None]) -> None:
+    def at(self, delay: float, act: Callable[[], object]) -> None:
         """Let something happen ``delay`` seconds from now."""
         self._order += 1
         heapq.heappush(self._queue, (self.now + delay, self._order, act))
@@ -130,6 +134,8 @@ class VirtualNetwork:
     # -- the driver's part -----------------------------------------------------------------------------------------
 
     def _carry(self, act: Callable[[], None]) -> None:
+        if self.duplicates and self._random.random() < self.duplicates:
+            self.at(self.delay + self._random.uniform(0, self.jitter), act)
         if self._random.random() >= self.loss:
             self.at(self.delay + self._random.uniform(0, self.jitter), act)
 
