@@ -6,12 +6,15 @@ that can't be used leaves what was loaded before in force (F06).
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import service_identity
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL
 from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
 from twisted.internet.interfaces import (
@@ -211,12 +214,21 @@ def _context(settings: Tls) -> SSL.Context:
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.set_cipher_list(_CIPHERS)
     if settings.certificate is not None and settings.private_key is not None:
-        for path in (settings.certificate, settings.private_key):
-            path.open("rb").close()  # OpenSSL's own error does not say which file it is, nor why
+        settings.certificate.open("rb").close()  # OpenSSL's own error does not say which file it is, nor why
         context.use_certificate_chain_file(str(settings.certificate))
-        context.use_privatekey_file(str(settings.private_key))
+        context.use_privatekey(_private_key(settings.private_key))
         context.check_privatekey()
     return context
+
+
+def _private_key(path: Path) -> Any:
+    """Read a key. Raises OSError for an encrypted one: OpenSSL would ask the terminal, and every call wait for that."""
+    try:
+        return load_pem_private_key(path.read_bytes(), None)
+    except TypeError:
+        raise OSError(errno.EINVAL, "is encrypted", str(path)) from None
+    except ValueError:
+        raise OSError(errno.EINVAL, "holds no private key", str(path)) from None
 
 
 def _note_problem(connection: SSL.Connection, certificate: object, number: int, depth: int, ok: int) -> bool:

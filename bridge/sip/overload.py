@@ -117,7 +117,7 @@ def _answer_to(via: bytes, flow: Flow) -> tuple[bytes, Flow] | None:
         return b";".join((head, *params)) + received + comma + rest, flow
     host_port = head.split()[-1].rpartition(b"]")[2] if b"]" in head else head.split()[-1]
     _, colon, digits = host_port.rpartition(b":")
-    if colon and not digits.isdigit():
+    if colon and not (digits.isdigit() and len(digits) <= 5 and 0 < int(digits) < 65536):
         return None
     back = replace(flow, remote=(address, int(digits) if colon else 5060))
     return b";".join((head, *params)) + received + comma + rest, back

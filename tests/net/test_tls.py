@@ -12,6 +12,12 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from OpenSSL import SSL
 
 from bridge.certificate import certificate_problem, certificate_warning
@@ -322,9 +328,9 @@ def test_a_new_certificate_is_taken_without_a_restart_and_live_connections_stay(
         wire.until(lambda: wire.told.received)
 
 
-@pytest.mark.parametrize("broken", ["gone", "garbage", "other key"])
+@pytest.mark.parametrize("broken", ["gone", "garbage", "other key", "encrypted"])
 def test_f06_a_bad_file_keeps_the_old_certificate_and_says_why(ca: Authority, tmp_path: Path, broken: str) -> None:
-    """F06: 0 calls touched."""
+    """F06: 0 calls touched; above all, OpenSSL does not stop everything to ask the terminal for a password."""
     certificate, key = tmp_path / "c.pem", tmp_path / "k.pem"
     first = ca.issue("first")
     shutil.copy(first[0], certificate)
@@ -334,6 +340,10 @@ def test_f06_a_bad_file_keeps_the_old_certificate_and_says_why(ca: Authority, tm
             os.unlink(certificate)
         elif broken == "garbage":
             key.write_text("-----BEGIN nothing")
+        elif broken == "encrypted":
+            private = load_pem_private_key(first[1].read_bytes(), None)
+            form = Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")
+            key.write_bytes(private.private_bytes(*form))
         else:
             shutil.copy(ca.issue("second")[1], key)
         assert wire.credentials is not None

@@ -101,6 +101,15 @@ def test_no_octets_raise(junk: bytes, at: int) -> None:
         is_new(data)
 
 
+@pytest.mark.parametrize("port", [b"65536", b"0", b"9" * 5000])
+def test_t11_a_port_that_is_none_is_the_parsers_to_refuse(port: bytes) -> None:
+    """T11: no socket takes it, and Python reads no number of 5,000 digits."""
+    data = INVITE.replace(b";rport", b"").replace(b":5070", b":" + port)
+    assert b";rport" not in data
+    assert port in data
+    assert refusal(data, UDP) is None
+
+
 def test_t10_of_refused_invites_that_nobody_acknowledges_only_so_many_are_held():
     """T10: the oldest go first; an honest peer's ACK comes within a round trip."""
     bench = Bench()
