@@ -41,6 +41,8 @@ class NextHop:
 
     def heard(self, flow: Flow) -> None:
         """Note the connection over which the peer speaks, to keep using it while it lives."""
+        if flow.transport == "tls" and flow.name != self.flow.name:
+            return  # D14, RFC 5923 §5: a connection that came has not proved the name that ours had to prove
         if flow.connection and flow.connection != self.flow.connection and flow.transport == self.flow.transport:
             self.flow = replace(self.flow, connection=flow.connection)
 

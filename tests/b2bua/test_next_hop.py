@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bridge.b2bua.actions import Hop, Query, Resolution
@@ -140,6 +142,17 @@ def test_the_connection_that_the_peer_speaks_over_is_the_one_to_use() -> None:
     hop = NextHop(Flow("tcp", V4, ("93.184.216.1", 5060)), Finder())
     hop.heard(Flow("tcp", V4, ("93.184.216.1", 40000), connection=12))
     assert reached(hop, dialog("sip:a@93.184.216.1:5060;transport=tcp")).connection == 12
+
+
+def test_d14_a_tls_connection_that_came_proves_no_name_and_is_not_taken_for_one_that_was_asked_for() -> None:
+    """D14, RFC 5923 §5: whoever shares the peer's address could open it, and would get our keys by the next offer."""
+    called = Flow("tls", V4, ("93.184.216.1", 5061), connection=4, name="sip.example.com")
+    hop = NextHop(called, Finder())
+    hop.heard(Flow("tls", V4, ("93.184.216.1", 40000), connection=12))
+    to = dialog("sip:a@93.184.216.1:5061;transport=tls")
+    assert reached(hop, to) == called
+    hop.heard(replace(called, connection=13))
+    assert reached(hop, to).connection == 13, "one of ours does"
 
 
 def test_d17_a_bare_address_in_the_route_of_a_tls_peer_has_to_prove_the_name_of_the_account() -> None:
