@@ -580,6 +580,10 @@ class _Loader:
                 table.wrong(key, f"makes no URI of {profile.request_uri}", "use letters, digits and - _ . + %")
         table.finish(SCHEMA)
         hosts = self._hosts(table, profile, values)
+        if any(host.port for host in hosts) and not is_uri_template(profile.request_uri, "host:5060"):
+            table.wrong(
+                "hosts", f"has a port, for which {profile.request_uri} has no room", "write it in one of the two"
+            )
         self._check_registration(table, profile, accounts)
         headers = _headers(profile.headers, values)
         sources = (*own_sources, *profile.signalling_sources, *_literal_sources(hosts))

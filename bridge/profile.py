@@ -276,10 +276,11 @@ def _request_uri(value: Any) -> str:
     return value
 
 
-def is_uri_template(template: str) -> bool:
+def is_uri_template(template: str, authority: str = "host") -> bool:
     """Tell whether a Request-URI's template makes a URI when its placeholders are filled with plain words."""
+    words = {"number": "+1", "host": authority}
     try:
-        Uri.parse(PLACEHOLDER.sub("1", template))
+        Uri.parse(PLACEHOLDER.sub(lambda match: words.get(match[1], "1"), template))
     except PeerError:
         return False
     return True

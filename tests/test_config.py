@@ -295,13 +295,22 @@ def test_a_control_character_in_what_fills_a_header_is_refused(problems, tmp_pat
     assert problem.startswith("3: platforms.p.headers.X-Pin: ")
 
 
-@pytest.mark.parametrize("template", ["sip:@{host}", "sip:<{number}>@{host}", "sip:{number}@{host}:{number}x"])
+@pytest.mark.parametrize("template", ["sip:@{host}", "sip:<{number}>@{host}", "sip:{user}@{host}:{number}"])
 def test_a_template_that_makes_no_uri_is_refused(problems, template):
     """Else every call would fail, one after the other."""
     (problem,) = problems(P + f'request_uri = "{template}"\n')
     remedy = 'write a SIP URI with placeholders: "sip:{number}@{host}"'
     said = f'3: platforms.p.request_uri: "{template}" makes no URI when its placeholders are filled; {remedy}'
     assert problem == said
+
+
+def test_a_port_is_written_once(problems):
+    text = '[platforms.p]\nhosts = ["192.0.2.2:5070"]\nrequest_uri = "sip:{number}@{host}:5060"\n'
+    remedy = "write it in one of the two"
+    assert problems(text) == [
+        f"2: platforms.p.hosts: has a port, for which sip:{{number}}@{{host}}:5060 has no room; {remedy}"
+    ]
+    assert problems(text.replace(":5070", "")) == []
 
 
 def test_a_value_that_makes_no_uri_of_its_template_is_refused(problems):
