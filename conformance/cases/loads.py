@@ -52,7 +52,7 @@ def settles(bridge: Bridge, before: Held, within: float = IDLE_AFTER) -> float:
 
 @case(
     "clean-rate",
-    "T19: 5,000 calls at the highest rate that is clean (1 retransmission in 100 at most); nothing of them is left",
+    "T19: 5,000 calls at the highest rate that is clean (1 retransmission in 1,000 at most); nothing of them is left",
     500,
     True,
 )
@@ -60,24 +60,65 @@ def clean_rate(ground: Ground) -> str:
     program = tool("sipp")
     answerer = Sipp(ground.stage, program, "uas", (ground.stage.host(21), 5060))
     try:
-        _warm_bridge(ground, program)
-        rates = list(itertools.takewhile(lambda rate: _calls(ground, program, rate, 3 * rate).clean, RATES))
-        while rates:
+        rate = _clean_for_seconds(ground, program)
+        while True:
             before = _warm_bridge(ground, program)  # what a rate too many has left behind is another matter
-            load = _calls(ground, program, rates[-1], 5000)
+            load = _calls(ground, program, rate, 5000)
             if load.clean:
                 break
-            rates.pop()  # three seconds of it were clean, and no more
-        require(bool(rates), f"5,000 calls at {RATES[0]}/s are not clean: {_ends(ground)}")
+            require(rate > RATES[0], f"5,000 calls at {rate}/s are not clean, {load.resent} sent again: {load.ends}")
+            rate = max(RATES[0], rate * 9 // 10)  # seconds of it were clean, and no more
         took = settles(ground.bridge, before)
     finally:
         answerer.process.stop(1.0)
         ground.bridge_gone()
     return (
-        f"5,000 calls at {rates[-1]}/s, none failed, {load.resent} retransmissions, "
+        f"5,000 calls at {rate}/s, none failed, {load.resent} retransmissions, "
         f"{load.cpu / 5:.2f} ms of processor time each; "
         f"all released {took:.0f} s after"
     )
+
+
+def _clean_for_seconds(ground: Ground, program: str) -> int:
+    """Return the highest rate that is clean for three seconds, at the second try if not at the first."""
+
+    def is_clean(rate: int) -> bool:
+        return any(_calls(ground, program, rate, 3 * rate).clean for _ in range(2))
+
+    _warm_bridge(ground, program)
+    clean = list(itertools.takewhile(is_clean, RATES))
+    require(bool(clean), f"{RATES[0]} calls/s are not clean: {_ends(ground)}")
+    return clean[-1]
+
+
+@case(
+    "beyond-capacity",
+    "T10: at twice the highest clean rate four fifths of it are carried, and all other calls get 503 at once",
+    240,
+    True,
+)
+def beyond_capacity(ground: Ground) -> str:
+    program = tool("sipp")
+    answerer = Sipp(ground.stage, program, "uas", (ground.stage.host(21), 5060))
+    try:
+        rate = _clean_for_seconds(ground, program)
+        _warm_bridge(ground, program)
+        begun = time.monotonic()
+        load = _calls(ground, program, 2 * rate, 30 * rate)
+        took = time.monotonic() - begun
+        refused = ground.bridge.metric("sip_rejected_total", reason="overload")
+        ground.idle(20.0)
+    finally:
+        answerer.process.stop(1.0)
+        ground.bridge_gone()
+    carried = load.calls - load.failed
+    told = (
+        f"{rate} calls/s are clean; of {2 * rate}/s {carried / took:.0f}/s were carried, {refused:.0f} refused; "
+        f"{load.resent} sent again"
+    )
+    require(carried / took >= 0.8 * rate, told)
+    require(load.failed <= refused, f"{load.failed - refused:.0f} calls failed otherwise: {told}")
+    return told
 
 
 def _warm_bridge(ground: Ground, program: str) -> Held:
@@ -102,7 +143,7 @@ class Load:
     @property
     def clean(self) -> bool:
         # On a machine that others use as well a process may sleep for T1 now and then.
-        return not self.failed and self.resent <= self.calls / 100
+        return not self.failed and self.resent <= self.calls / 1000
 
 
 def _calls(ground: Ground, program: str, rate: int, calls: int) -> Load:
