@@ -272,6 +272,7 @@ impl Worker {
             let now = self.rhythm.pace(sys::now());
             self.inbox.asleep.store(true, Ordering::SeqCst);
             self.obey(); // what was said before that woke nobody
+            self.shared.publish(&mut self.events); // what came of it must not wait for the next waking
             let ready = self.poll.wait(self.timeout(now));
             self.inbox.asleep.store(false, Ordering::SeqCst);
             self.rhythm.wake(sys::now());
@@ -660,6 +661,25 @@ mod tests {
         });
         let patience = std::time::Duration::from_secs(5);
         assert!(ended.recv_timeout(patience).is_ok(), "it sleeps, and whoever joins it waits for ever");
+    }
+
+    #[test]
+    fn what_comes_of_a_command_before_a_sleep_is_told_before_it() {
+        let mut worker = worker();
+        let (say, commands) = channel();
+        worker.inbox.commands = commands;
+        let shared = worker.shared.clone();
+        say.send(Command::Open(Box::new(opening(&worker, 7)))).expect("taken");
+        say.send(Command::Close { session: 7 }).expect("taken");
+        std::thread::spawn(move || worker.run());
+        let patience = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while shared.take_events().is_empty() {
+            assert!(
+                std::time::Instant::now() < patience,
+                "the end of a session waits for a packet that never comes"
+            );
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
     }
 
     #[test]
