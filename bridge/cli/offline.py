@@ -11,6 +11,7 @@ from bridge import config as configuration
 from bridge.cli import Failure
 from bridge.cli.output import print_json
 from bridge.config import Config, Peer
+from bridge.errors import PeerError
 
 
 def load_or_fail(path: Path) -> Config:
@@ -51,6 +52,8 @@ def route(config: Path, source: str, number: str, caller: str | None, as_json: b
         planned = app.plan(loaded, source, number, caller)
     except app.StartError as error:
         raise Failure(str(error)) from error
+    except PeerError as error:
+        raise Failure(f"--to {number!r} or --caller {caller!r} can't stand in a URI ({error})") from error
     if as_json:
         print_json(planned)
     elif planned["route"] is not None:

@@ -104,6 +104,14 @@ def test_route_without_a_match_says_so_and_exits_1(tmp_path: Path) -> None:
     assert (status, err) == (1, "Error: no route takes +49301234 from main\n")
 
 
+@pytest.mark.parametrize(("number", "caller"), [("+14155550100", "a b"), ("+14155550100", "a\r\nb")])
+def test_route_says_what_can_stand_in_no_uri_and_exits_1(tmp_path: Path, number: str, caller: str) -> None:
+    config = str(write_config(tmp_path))
+    status, _, err = run("route", config, "--from", "main", "--to", number, "--caller", caller)
+    assert status == 1
+    assert err == f"Error: --to {number!r} or --caller {caller!r} can't stand in a URI (400 Malformed URI)\n"
+
+
 def test_route_from_an_unknown_party_names_the_known_ones_and_exits_1(tmp_path: Path) -> None:
     status, _, err = run("route", str(write_config(tmp_path)), "--from", "nobody", "--to", "+1")
     assert status == 1
