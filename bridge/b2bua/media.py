@@ -36,8 +36,11 @@ def agreed(leg: Leg) -> Negotiated | None:
 
 
 def answer_in_force(leg: Leg) -> Description | None:
-    """Return the answer of a leg's last offer and answer: its codecs are what may be spoken."""
-    return leg.local_description if leg.we_answered else leg.remote_description
+    """Return the answer of a leg's last offer and answer: its codecs are what may be spoken.
+
+    While the peer owes us the first answer, our offer says what it may be.
+    """
+    return leg.local_description if leg.we_answered else leg.remote_description or leg.local_description
 
 
 def speaks_more(leg: Negotiated, other: Negotiated) -> bool:

@@ -175,6 +175,8 @@ class Referrals:
         status, reason = parse_sipfrag(request.body)
         state = SubscriptionState.parse(request.headers.get("Subscription-State") or "")
         final = status >= 200 or state.state == "terminated"
+        if status < 200 and final:  # it tells us no more, and not what became of it (RFC 6665 §4.1.3)
+            status, reason = 408, "No Final Report"
         self._leg.respond(event.transaction, 200, now)
         self._awaiting = not final
         self._leg.tell(ReferProgress(status, reason, final), now)

@@ -373,6 +373,58 @@ def test_a_late_answer_to_the_last_notify_says_nothing_of_the_next_transfer() ->
     assert world.platform.requests("NOTIFY")[-1].body.startswith(b"SIP/2.0 486")
 
 
+@pytest.mark.parametrize(("formats", "status"), [("8 101", 200), ("18", 488)])
+def test_a_replacement_before_the_callers_answer_gets_an_answer_of_its_own(formats: str, status: int) -> None:
+    """RFC 3891 §3, T19: our offer to the caller is still open, so what it may take is what we can agree to."""
+    world = World()
+    asked = world.carrier.invite(body=b"")
+    world.run(0.1)
+    offered = world.platform.requests("INVITE")[0]
+    world.platform.respond(offered, 200, body=MEDIA)
+    world.run(0.1)
+    accepted = world.carrier.responses()[-1]
+    obliging(world.platform)
+    replaces = f"{offered.call_id};to-tag={offered.from_.tag};from-tag=far"
+    body = sdp((PLATFORM[0], 50020), formats=formats)
+    instead = world.platform.invite("+14155550777", body=body, headers={"Replaces": replaces})
+    world.run(0.1)
+    answer = world.platform.responses("INVITE")[-1]
+    assert answer.status == status
+    world.platform.ack(instead, answer)
+    if status == 200:
+        assert b"PCMA" in answer.body
+        assert b"PCMU" not in answer.body
+    assert len(world.platform.requests("BYE")) == (1 if status == 200 else 0)
+    world.carrier.ack(asked, accepted, body=sdp((CARRIER[0], 40000), formats="8 101"))
+    world.run(0.1)
+    far = world.relay.media[1][LegName.PLATFORM].remote_rtp
+    assert far == (PLATFORM[0], 50020 if status == 200 else 50000)
+    world.carrier.within("BYE", asked, accepted, 2)
+    world.assert_idle()
+
+
+def test_a_subscription_that_ends_without_a_result_is_no_success() -> None:
+    """RFC 3515 §2.4.4, D38: the carrier stops reporting while the target rings: nobody hangs up on the caller."""
+    world = World(carrier={"transfer": "refer"})
+    call = world.set_up()
+    obliging(world.platform)
+    obliging(world.carrier)
+    target = {"Refer-To": "<tel:+14155550777>"}
+    world.platform.within_received("REFER", call.offered, "far", 1, headers=target)
+    world.run(0.1)
+    headers = {
+        "Event": "refer",
+        "Subscription-State": "terminated;reason=timeout",
+        "Content-Type": "message/sipfrag",
+    }
+    world.carrier.within("NOTIFY", call.asked, call.accepted, 2, headers=headers, body=b"SIP/2.0 180 Ringing")
+    world.run(0.1)
+    assert world.carrier.requests("BYE") == []
+    (record,) = world.core.calls()
+    assert (record["state"], record["transfer"]["result"]) == ("up", "failed")
+    assert world.platform.requests("NOTIFY")[-1].headers.get("Subscription-State") == "terminated;reason=noresource"
+
+
 # -- strangers and other accounts --------------------------------------------------------------------------------------
 
 
