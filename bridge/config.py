@@ -298,6 +298,7 @@ class _Loader:
         admin = self._admin(root)
         carriers = self._peers(root, "carrier")
         platforms = self._peers(root, "platform", taken=carriers)
+        self._check_names((*carriers.values(), *platforms.values()))
         routes = self._routes(root, carriers, platforms)
         root.finish()
         self._warn_of_open_secrets()
@@ -618,6 +619,16 @@ class _Loader:
             if accounts[secret] and not accounts[name]:
                 table.wrong(secret, f"has no {name}", f"write {name} beside it")
         return accounts
+
+    def _check_names(self, peers: Iterable[Peer]) -> None:
+        """See to it that parties which register from anywhere can be told apart: the name is all they have."""
+        roaming = [peer for peer in peers if peer.profile.registers and not peer.sources]
+        taken: dict[str, Peer] = {}
+        for peer in roaming:
+            first = taken.setdefault(peer.inbound_username, peer)
+            if first is not peer:
+                problem = f"is that of {first.name}, which may register from anywhere too"
+                self.wrong((f"{peer.kind}s", peer.name, "inbound_username"), problem, "give each a name of its own")
 
     def _check_lines(self, table: _Table, values: Mapping[str, str]) -> None:
         """See to it that no value could begin a header of its own (T13)."""

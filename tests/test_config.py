@@ -304,6 +304,16 @@ def test_a_template_that_makes_no_uri_is_refused(problems, template):
     assert problem == said
 
 
+def test_parties_that_register_from_anywhere_have_names_of_their_own(problems):
+    """D24: else the second could never register, and its tries would get it banned."""
+    account = 'registers = true\ninbound_username = "agent"\ninbound_password = "{}"\n'
+    text = f"[platforms.a]\n{account.format(1)}[platforms.b]\n{account.format(2)}"
+    (problem,) = problems(text)
+    said = "is that of a, which may register from anywhere too; give each a name of its own"
+    assert problem == f"7: platforms.b.inbound_username: {said}"
+    assert problems(text + 'sources = ["192.0.2.0/24"]\n') == []
+
+
 def test_a_port_is_written_once(problems):
     text = '[platforms.p]\nhosts = ["192.0.2.2:5070"]\nrequest_uri = "sip:{number}@{host}:5060"\n'
     remedy = "write it in one of the two"
