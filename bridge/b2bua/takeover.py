@@ -35,6 +35,8 @@ def leg_to_replace(
     match leg.state:
         case LegState.CALLING:
             return leg
+        case LegState.ANSWERED if not leg.awaits_ack:  # the other side has left
+            raise PeerError(603, "Decline")
         case LegState.ANSWERED | LegState.CONFIRMED if wanted.early_only:
             raise PeerError(486, "Busy Here")
         case LegState.ANSWERED | LegState.CONFIRMED:

@@ -403,6 +403,29 @@ def test_a_replacement_before_the_callers_answer_gets_an_answer_of_its_own(forma
     world.assert_idle()
 
 
+def test_a_dialog_whose_other_side_has_left_can_not_be_replaced() -> None:
+    """RFC 3891 §3: only its ACK is missing for our BYE, and there is no call any more."""
+    world = World()
+    asked = world.carrier.invite()
+    world.run(0.1)
+    offered = world.platform.requests("INVITE")[0]
+    world.platform.respond(offered, 200, body=MEDIA)
+    world.run(0.1)
+    accepted = world.carrier.responses()[-1]
+    world.platform.within_received("BYE", offered, "far", 1)
+    world.run(0.1)
+    replaces = f"{asked.call_id};to-tag={accepted.to.tag};from-tag={asked.from_.tag}"
+    instead = world.carrier.invite(headers={"Replaces": replaces})
+    world.run(0.1)
+    refused = world.carrier.responses()[-1]
+    assert (refused.call_id, refused.status) == (instead.call_id, 603)
+    assert world.bugs() == []
+    world.carrier.ack(instead, refused)
+    world.carrier.ack(asked, accepted)
+    obliging(world.carrier)
+    world.assert_idle()
+
+
 def test_a_subscription_that_ends_without_a_result_is_no_success() -> None:
     """RFC 3515 §2.4.4, D38: the carrier stops reporting while the target rings: nobody hangs up on the caller."""
     world = World(carrier={"transfer": "refer"})
