@@ -79,6 +79,7 @@ class Endpoint:
         self._events: deque[EndpointEvent] = deque()
         self._transmits: deque[Transmit] = deque()
         self._clients: dict[tuple[str, str], ClientTransaction] = {}  # by branch and method (RFC 3261 §17.1.3)
+        self._waiting: dict[ClientTransaction, None] = {}  # without a final response: the few that can still fail
         self._answered: dict[tuple[str, int], ClientTransaction] = {}  # by Call-ID and CSeq: a 2xx has come, until M
         self._servers: dict[Hashable, ServerTransaction] = {}  # by `_server_key`
         self._refused: dict[ServerTransaction, None] = {}  # INVITEs, in the order of their refusal
@@ -118,7 +119,7 @@ class Endpoint:
         A request that is on a stream only for its size goes out over UDP instead (RFC 3261 §18.1.1). Server
         transactions go on (R22, RFC 6026 §8.6).
         """
-        for transaction in [client for client in self._clients.values() if _leads_to(client.flow, flow)]:
+        for transaction in [client for client in self._waiting if _leads_to(client.flow, flow)]:
             if transaction.state is not State.TERMINATED:
                 self._fail(transaction, now)
 
@@ -128,7 +129,7 @@ class Endpoint:
         A second loss is a transport error. An INVITE that rings needs nothing: the peer answers over a connection of
         its own (RFC 3261 §18.2.2), and so do the server transactions.
         """
-        for transaction in [client for client in self._clients.values() if _went_over(client.flow, flow)]:
+        for transaction in [client for client in self._waiting if _went_over(client.flow, flow)]:
             if not transaction.unanswered:
                 continue
             if transaction.sent_again:
@@ -327,6 +328,7 @@ class Endpoint:
         return {
             "invite_clients": invite_clients,
             "non_invite_clients": len(self._clients) - invite_clients,
+            "unanswered_clients": len(self._waiting),
             "invite_servers": invite_servers,
             "non_invite_servers": len(self._servers) - invite_servers,
             "pending_2xx": sum(not server.acknowledged for server in self._accepted.values()),
@@ -340,6 +342,7 @@ class Endpoint:
         if transaction.last_sent is None:
             transaction.last_sent = request.encode()
         self._clients[branch, request.method] = transaction
+        self._waiting[transaction] = None
         self._transmit_request(transaction, transaction.last_sent)
         # RFC 3261 §17.1.1.2: timers A and B; §17.1.2.2: timers E and F
         self._start(transaction, (Timer.A, Timer.B) if transaction.is_invite else (Timer.E, Timer.F), now)
@@ -401,6 +404,7 @@ class Endpoint:
         for timer in step.stop:
             self._timers.cancel((transaction, timer))
         if transaction.final is not None:
+            self._waiting.pop(transaction, None)
             self._timers.cancel((transaction, Timer.CANCELLED))
         self._start(transaction, step.start, now)
         if step.state is State.TERMINATED:
@@ -453,6 +457,7 @@ class Endpoint:
 
     def _forget_client(self, transaction: ClientTransaction) -> None:
         self._stop_all(transaction)
+        self._waiting.pop(transaction, None)
         request = transaction.request
         self._clients.pop((request.via.branch or "", request.method), None)
         if transaction.is_invite:

@@ -266,6 +266,20 @@ def test_a_cancelled_invite_whose_peer_is_gone_fails_at_once():
     assert bench.idle()
 
 
+def test_what_has_its_final_response_is_not_looked_at_when_a_place_can_not_be_reached():
+    """T10: a target that is gone costs each call its own, not the thousands before it that wait for timers K and M."""
+    bench, transaction = calling()
+    assert bench.endpoint.counts()["unanswered_clients"] == 1
+    bench.receive(answer(transaction.request, 180))
+    assert bench.endpoint.counts()["unanswered_clients"] == 1
+    bench.receive(answer(transaction.request, 200))
+    assert bench.endpoint.counts()["unanswered_clients"] == 0
+    assert bench.endpoint.counts()["invite_clients"] == 1
+    bench.endpoint.transport_failed(UDP, 0.0)
+    bench.drain()
+    assert list(bench.of(TransactionFailed)) == []
+
+
 # -- CANCEL, as server (RFC 3261 §9.2) ---------------------------------------------------------------------------------
 
 
@@ -591,6 +605,7 @@ def test_counts_name_what_is_held():
     assert bench.endpoint.counts() == {
         "invite_clients": 1,
         "non_invite_clients": 1,
+        "unanswered_clients": 2,
         "invite_servers": 1,
         "non_invite_servers": 1,
         "pending_2xx": 0,
