@@ -668,6 +668,8 @@ mod tests {
         let mut worker = worker();
         let (say, commands) = channel();
         worker.inbox.commands = commands;
+        // Nothing else is due for longer than our patience.
+        (worker.resting, worker.flush_at) = (Resting::new(20 * SECOND), sys::now() + 20 * SECOND);
         let shared = worker.shared.clone();
         say.send(Command::Open(Box::new(opening(&worker, 7)))).expect("taken");
         say.send(Command::Close { session: 7 }).expect("taken");
