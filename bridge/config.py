@@ -32,6 +32,7 @@ from bridge.profile import (
     read_key,
     shown,
 )
+from bridge.table import SECRETS, Reading, Table
 
 BUILT_TRANSPORTS = ("udp", "tcp", "tls")
 """What this version can speak; the others of `TRANSPORTS` are refused with a sentence."""
@@ -187,15 +188,11 @@ def check(path: Path | str) -> tuple[Config | None, list[ConfigError]]:
     return _Loader(document).load()
 
 
-_SECRETS = frozenset({"password", "inbound_password", "token", "api_key"})
-_REFERENCE = re.compile(r"\$\{([^}]*)\}?")
 QUEUE_FOR = 5.0  # seconds a call may wait for its carrier's cps where nothing is written (D13)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _NUMBER = re.compile(r"\*|\+?[A-Za-z0-9_.#() -]+\*?")
 _PREFIX = re.compile(r"\+?[A-Za-z0-9_.#() -]+\*?")
 _DNS_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_](?:[A-Za-z0-9_-]*)(?:\.[A-Za-z0-9_-]+)*\.?")
-# Where orchestrators mount secrets for one container alone, with a mode that they choose
-_MOUNTED_SECRETS = (Path("/run/secrets"), Path("/var/run/secrets"))
 _PEER_KEYS = (
     *("profile", "mode", "region", "sources", "user", "username", "password", "inbound_username", "inbound_password"),
     *("registrar", "max_calls", "cps", "cps_from", "reserve", "queue_for", "max_minutes_a_day", "allow", "deny"),
@@ -205,92 +202,16 @@ _DIRECTIONS = ("inbound", "outbound")
 PREMIUM = ("+870", "+878", "+881", "+882", "+883", "+888", "+979", "+1900", "+1976", "900")
 
 
-class _Table:
-    """One table of the file: typed values with their places; keys nobody asks for are errors in the end."""
-
-    def __init__(self, loader: _Loader, values: Any, path: KeyPath) -> None:
-        self.loader = loader
-        self.path = path
-        self.known: set[str] = set()
-        self.values: Mapping[str, Any] = {}
-        if isinstance(values, Mapping):
-            self.values = values
-        else:
-            loader.wrong(path, "is not a table", f"write [{'.'.join(str(part) for part in path)}]")
-
-    def raw(self, key: str) -> Any:
-        self.known.add(key)
-        return self.values.get(key)
-
-    def wrong(self, key: str | KeyPath, problem: str, remedy: str) -> None:
-        self.loader.wrong((*self.path, *(key if isinstance(key, tuple) else (key,))), problem, remedy)
-
-    def text(self, key: str, default: str = "") -> str:
-        value = self.raw(key)
-        if value is None:
-            return default
-        if not isinstance(value, str):
-            self.wrong(key, f"{self.shown(key, value)} is not text", "put it in quotes")
-            return default
-        return self.loader.resolve((*self.path, key), value)
-
-    def texts(self, key: str) -> list[str]:
-        value = self.raw(key)
-        if value is None:
-            return []
-        if not isinstance(value, list):
-            self.wrong(key, f"{shown(value)} is not a list", f"write [{shown(value)}]")
-            return []
-        texts = []
-        for index, item in enumerate(value):
-            if isinstance(item, str):
-                texts.append(self.loader.resolve((*self.path, key, index), item))
-            else:
-                self.wrong((key, index), f"{shown(item)} is not text", "put it in quotes")
-        return texts
-
-    def number(self, key: str, whole: bool, default: float = 0) -> float:
-        value = self.raw(key)
-        kinds = int if whole else int | float
-        if value is None:
-            return default
-        if not isinstance(value, kinds) or isinstance(value, bool) or not 0 <= value < 1e9:
-            wanted = "a whole number, 0 for no limit" if whole else "a number, 0 for no limit"
-            self.wrong(key, f"{shown(value)} does not fit here", f"write {wanted}")
-            return 0
-        return value
-
-    def flag(self, key: str) -> bool:
-        value = self.raw(key)
-        if value is not None and not isinstance(value, bool):
-            self.wrong(key, f"{shown(value)} is neither true nor false", "write true or false, without quotes")
-        return value is True
-
-    def shown(self, key: str, value: Any) -> str:
-        return "the value" if key in _SECRETS else shown(value)
-
-    def finish(self, also: Iterable[str] = ()) -> None:
-        """Report the keys that nobody asked for."""
-        for key in self.values:
-            if key not in self.known:
-                remedy = did_you_mean(key, {*self.known, *also}, "leave it out")
-                self.wrong(key, "is no key here", remedy)
-
-
-class _Loader:
+class _Loader(Reading):
     """Read one document, collecting every problem on the way."""
 
     def __init__(self, document: Document) -> None:
-        self._document = document
-        self._directory = document.path.parent
-        self._errors: list[ConfigError] = []
-        self._warnings: list[ConfigError] = []
+        super().__init__(document)
         self._broken: set[str] = set()  # peers that are there but wrong: routes to them are not wrong again
         self._listening: tuple[str, ...] = ()  # the transports of the listeners: what a peer can be reached over
-        self._resolved: dict[KeyPath, tuple[str, str]] = {}  # where references stood: what came of it, what was written
 
     def load(self) -> tuple[Config | None, list[ConfigError]]:
-        root = _Table(self, self._document.values, ())
+        root = Table(self, self.document.values, ())
         node = self._node(root)
         sip = self._sip(root)
         media = self._media(root, sip)
@@ -302,57 +223,14 @@ class _Loader:
         routes = self._routes(root, carriers, platforms)
         root.finish()
         self._warn_of_open_secrets()
-        if self._errors:
-            return None, sorted(self._errors, key=lambda error: error.line)
-        warnings = tuple(sorted(self._warnings, key=lambda error: error.line))
-        path = self._document.file
+        if self.errors:
+            return None, sorted(self.errors, key=lambda error: error.line)
+        warnings = tuple(sorted(self.warnings, key=lambda error: error.line))
+        path = self.document.file
         return Config(path, node, sip, media, admin, carriers, platforms, routes, limits, warnings), []
 
-    def error(self, path: KeyPath, problem: str, remedy: str) -> ConfigError:
-        """Make the error for a key, quoting references as they are written."""
-        if path in self._resolved:
-            value, written = map(shown, self._resolved[path])
-            problem, remedy = problem.replace(value, written), remedy.replace(value, written)
-        return self._document.error(path, problem, remedy)
-
-    def wrong(self, path: KeyPath, problem: str, remedy: str) -> None:
-        self._errors.append(self.error(path, problem, remedy))
-
-    def warn(self, path: KeyPath, problem: str, remedy: str) -> None:
-        self._warnings.append(self._document.error(path, problem, remedy))
-
-    def resolve(self, path: KeyPath, text: str) -> str:
-        """Put in what ``${env:NAME}`` and ``${file:PATH}`` stand for."""
-        if "${" not in text:
-            return text
-        value = _REFERENCE.sub(lambda match: self._reference(path, match), text)
-        self._resolved[path] = (value, text)
-        return value
-
-    def _reference(self, path: KeyPath, match: re.Match[str]) -> str:
-        kind, _, name = match[1].partition(":")
-        if not match[0].endswith("}") or kind not in ("env", "file") or not name:
-            self.wrong(path, f"{shown(match[0])} is no reference", "write ${env:NAME} or ${file:PATH}")
-            return ""
-        if kind == "env":
-            value = os.environ.get(name)
-            if value is None:
-                self.wrong(path, f"the environment has no {name}", f"export {name} before starting")
-            return value or ""
-        file = self._directory / os.path.expanduser(name)
-        try:
-            mode, value = file.stat().st_mode, file.read_text("utf-8")
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "no path, or not UTF-8"
-            self.wrong(path, f"{file} cannot be read ({reason})", "name a readable text file with the value alone")
-            return ""
-        if mode & 0o004 and not any(file.absolute().is_relative_to(mount) for mount in _MOUNTED_SECRETS):
-            # T17: a secret that everyone on the machine can read is none
-            self.wrong(path, f"{file} can be read by everyone", f"chmod 600 {file}")
-        return value.rstrip("\r\n")
-
-    def _node(self, root: _Table) -> Node:
-        table = self._table(root, "node")
+    def _node(self, root: Table) -> Node:
+        table = self.table(root, "node")
         name = table.text("name", "trunkbridge")
         if not _NAME.fullmatch(name):
             table.wrong("name", f"{shown(name)} does not fit here", "use letters, digits, - _ and .")
@@ -360,10 +238,10 @@ class _Loader:
         if "\0" in directory:
             table.wrong("state_dir", "is no path", "name a directory")
         table.finish()
-        return Node(name, self._directory / directory)
+        return Node(name, self.directory / directory)
 
-    def _sip(self, root: _Table) -> Sip:
-        table = self._table(root, "sip")
+    def _sip(self, root: Table) -> Sip:
+        table = self.table(root, "sip")
         listen: list[Listen] = []
         given = table.texts("listen")
         if table.values.get("listen") == []:
@@ -386,9 +264,9 @@ class _Loader:
         self._listening = tuple(dict.fromkeys(listener.transport for listener in listen))
         return Sip(tuple(listen), advertise, tls, tuple(resolver))
 
-    def _tls(self, sip: _Table, wanted: bool) -> Tls:
+    def _tls(self, sip: Table, wanted: bool) -> Tls:
         given = sip.raw("tls")
-        table = _Table(self, {} if given is None else given, (*sip.path, "tls"))
+        table = Table(self, {} if given is None else given, (*sip.path, "tls"))
         files = {key: self._file(table, key) for key in ("certificate", "private_key", "ca", "client_ca")}
         verify_clients = table.flag("verify_clients")
         for key, other in (("certificate", "private_key"), ("private_key", "certificate")):
@@ -404,12 +282,12 @@ class _Loader:
         table.finish()
         return Tls(verify_clients=verify_clients, **files)
 
-    def _file(self, table: _Table, key: str) -> Path | None:
+    def _file(self, table: Table, key: str) -> Path | None:
         """Read the path of a PEM file and see that it can be used; None where it is not given or can't."""
         text = table.text(key)
         if key not in table.values or not text:
             return None
-        path = self._directory / os.path.expanduser(text)
+        path = self.directory / os.path.expanduser(text)
         try:
             content = path.read_bytes()
         except (OSError, ValueError) as error:
@@ -421,7 +299,7 @@ class _Loader:
             return None
         return path
 
-    def _check_certificate(self, table: _Table, files: Mapping[str, Path | None]) -> None:
+    def _check_certificate(self, table: Table, files: Mapping[str, Path | None]) -> None:
         # Deferred: it takes 50 ms to import, and most configurations of a day have no certificate to read.
         from bridge.certificate import certificate_problem, certificate_warning
 
@@ -465,8 +343,8 @@ class _Loader:
             return None
         return match[1].strip("[]"), port
 
-    def _media(self, root: _Table, sip: Sip) -> Media:
-        table = self._table(root, "media")
+    def _media(self, root: Table, sip: Sip) -> Media:
+        table = self.table(root, "media")
         address = table.text("address", "0.0.0.0")
         if not _is_bare_address(address):
             table.wrong("address", f"{shown(address)} is no address", 'write "0.0.0.0" or one of this machine')
@@ -482,7 +360,7 @@ class _Loader:
         table.finish()
         return Media(address, advertise, ports, relay)
 
-    def _ports(self, table: _Table, sip: Sip) -> tuple[int, int]:
+    def _ports(self, table: Table, sip: Sip) -> tuple[int, int]:
         text = table.text("ports", "10000-19999")
         match = re.fullmatch(r"([0-9]{1,5})-([0-9]{1,5})", text)
         remedy = 'write FIRST-LAST as "10000-19999"'
@@ -501,8 +379,8 @@ class _Loader:
                 table.wrong("ports", f"{listener.port} in it is a SIP listener's", "keep the range clear of it")
         return first, last
 
-    def _node_limits(self, root: _Table) -> NodeLimits:
-        table = self._table(root, "limits")
+    def _node_limits(self, root: Table) -> NodeLimits:
+        table = self.table(root, "limits")
         max_calls = int(table.number("max_calls", whole=True))
         limits = NodeLimits(
             max_calls,
@@ -513,37 +391,37 @@ class _Loader:
         table.finish()
         return limits
 
-    def _admin(self, root: _Table) -> Admin:
-        table = self._table(root, "admin")
+    def _admin(self, root: Table) -> Admin:
+        table = self.table(root, "admin")
         text = table.text("listen", "127.0.0.1:9060")
         listen = self._address((*table.path, "listen"), text, 9060, 'write "127.0.0.1:9060"')
-        before = len(self._errors)
+        before = len(self.errors)
         token = table.text("token")
-        if "token" in table.values and not token and len(self._errors) == before:
+        if "token" in table.values and not token and len(self.errors) == before:
             table.wrong("token", "is empty", "put a long random text in it, or leave it out on loopback")
         if listen and not token and not ipaddress.ip_address(listen[0]).is_loopback and "token" not in table.values:
             table.wrong("listen", "is not loopback and there is no token", 'write token = "${file:admin.token}"')
         table.finish()
         return Admin(listen or ("127.0.0.1", 9060), token)
 
-    def _peers(self, root: _Table, kind: str, taken: Iterable[str] = ()) -> dict[str, Peer]:
+    def _peers(self, root: Table, kind: str, taken: Iterable[str] = ()) -> dict[str, Peer]:
         peers = {}
-        outer = self._table(root, f"{kind}s")
+        outer = self.table(root, f"{kind}s")
         for name in outer.values:
             path = (*outer.path, name)
             if not _NAME.fullmatch(name):
                 self.wrong(path, f"{shown(name)} is no name", "use letters, digits, - _ and .")
             elif name in taken:
                 self.wrong(path, "a carrier has this name already", "give one of the two another name")
-            before = len(self._errors)
-            peer = self._peer(_Table(self, outer.raw(name), path), name, kind)
-            if peer and len(self._errors) == before:
+            before = len(self.errors)
+            peer = self._peer(Table(self, outer.raw(name), path), name, kind)
+            if peer and len(self.errors) == before:
                 peers[name] = peer
             else:
                 self._broken.add(name)
         return peers
 
-    def _peer(self, table: _Table, name: str, kind: str) -> Peer | None:
+    def _peer(self, table: Table, name: str, kind: str) -> Peer | None:
         profile = self._profile(table, kind)
         accounts = self._accounts(table)
         own_sources = self._networks(table)
@@ -608,7 +486,7 @@ class _Loader:
             **limits,
         )
 
-    def _accounts(self, table: _Table) -> dict[str, Any]:
+    def _accounts(self, table: Table) -> dict[str, Any]:
         """Read what identifies the account, in both directions."""
         keys = ("user", "username", "password", "inbound_username", "inbound_password")
         accounts = {key: table.text(key) for key in keys}
@@ -630,13 +508,13 @@ class _Loader:
                 problem = f"is that of {first.name}, which may register from anywhere too"
                 self.wrong((f"{peer.kind}s", peer.name, "inbound_username"), problem, "give each a name of its own")
 
-    def _check_lines(self, table: _Table, values: Mapping[str, str]) -> None:
+    def _check_lines(self, table: Table, values: Mapping[str, str]) -> None:
         """See to it that no value could begin a header of its own (T13)."""
         for key, value in values.items():
             if any(character < " " or character == "\x7f" for character in value):
                 table.wrong(key, "holds a control character", "write one line of text")
 
-    def _limits(self, table: _Table) -> dict[str, Any]:
+    def _limits(self, table: Table) -> dict[str, Any]:
         """Read how much an account may carry, and which numbers may be dialled through it (T09, D13, F18)."""
         cps = float(table.number("cps", whole=False))
         max_calls = int(table.number("max_calls", whole=True))
@@ -651,12 +529,12 @@ class _Loader:
             "deny": self._prefixes(table, "deny"),
         }
 
-    def _reserve(self, table: _Table, max_calls: int) -> dict[str, int]:
+    def _reserve(self, table: Table, max_calls: int) -> dict[str, int]:
         """Read the calls of ``max_calls`` that are kept for a direction, so that the other can't starve it (F18)."""
         if "reserve" not in table.values:
             table.known.add("reserve")
             return {}
-        inner = _Table(self, table.raw("reserve"), (*table.path, "reserve"))
+        inner = Table(self, table.raw("reserve"), (*table.path, "reserve"))
         reserve = {name: int(inner.number(name, whole=True)) for name in _DIRECTIONS if name in inner.values}
         inner.known |= set(_DIRECTIONS)
         inner.finish()
@@ -666,7 +544,7 @@ class _Loader:
             table.wrong("reserve", f"keeps more than the {max_calls} of max_calls", "write smaller numbers")
         return reserve
 
-    def _prefixes(self, table: _Table, key: str) -> tuple[str, ...]:
+    def _prefixes(self, table: Table, key: str) -> tuple[str, ...]:
         prefixes = []
         for index, text in enumerate(table.texts(key)):
             if _PREFIX.fullmatch(text):
@@ -675,14 +553,14 @@ class _Loader:
                 table.wrong((key, index), f"{shown(text)} is no prefix of a number", 'write it as "+1900"')
         return tuple(prefixes)
 
-    def _check_registration(self, table: _Table, profile: Profile, accounts: Mapping[str, Any]) -> None:
+    def _check_registration(self, table: Table, profile: Profile, accounts: Mapping[str, Any]) -> None:
         """See to it that we have a name to register by, and a place to do it."""
         if profile.register and not accounts["username"]:
             table.wrong("register", "needs the name that the carrier knows us by", "write username and password")
         if profile.register and not (profile.hosts or table.values.get("hosts") or table.values.get("registrar")):
             table.wrong("register", "needs a place to register at", 'write registrar = "sip.example.com"')
 
-    def _registrar(self, table: _Table, profile: Profile, values: Mapping[str, str]) -> Host | None:
+    def _registrar(self, table: Table, profile: Profile, values: Mapping[str, str]) -> Host | None:
         text = table.text("registrar")
         if not text:
             return None
@@ -691,7 +569,7 @@ class _Loader:
             table.wrong("registrar", problem, "write register = true beside it, or leave it out")
         return self._host(table, ("registrar",), profile, text)
 
-    def _profile(self, table: _Table, kind: str) -> Profile | None:
+    def _profile(self, table: Table, kind: str) -> Profile | None:
         """Load the account's profile with the overrides of its table; report what is wrong with either."""
         table.known |= set(_PEER_KEYS)
         overrides: dict[str, Any] = {}
@@ -717,9 +595,9 @@ class _Loader:
             return self.error((*table.path, *path), problem, remedy)
 
         try:
-            profile = load_profile(name, overrides, base=self._directory, where=where)
+            profile = load_profile(name, overrides, base=self.directory, where=where)
         except ConfigError as error:
-            self._errors.append(error)
+            self.errors.append(error)
             return None
         if profile.kind != kind:
             table.wrong(
@@ -737,7 +615,7 @@ class _Loader:
             return {key: self._resolve_all((*path, key), item) for key, item in value.items()}
         return value
 
-    def _unmet(self, table: _Table, profile: Profile) -> bool:
+    def _unmet(self, table: Table, profile: Profile) -> bool:
         """Report what the profile needs and this version does not have."""
         required = set(profile.requires) | ({"srtp"} if profile.srtp == "require" else set())
         if not set(profile.transports) & set(BUILT_TRANSPORTS):
@@ -765,7 +643,7 @@ class _Loader:
         table.wrong(key, f"{subject} needs {needs}, which this version does not have yet", remedy)
         return True
 
-    def _networks(self, table: _Table) -> list[str]:
+    def _networks(self, table: Table) -> list[str]:
         networks = []
         read = SCHEMA["signalling_sources"].read
         for index, text in enumerate(table.texts("sources")):
@@ -780,7 +658,7 @@ class _Loader:
                 self.warn((*table.path, "sources", index), problem, "name the networks of the account")
         return networks
 
-    def _hosts(self, table: _Table, profile: Profile, values: Mapping[str, str]) -> tuple[Host, ...]:
+    def _hosts(self, table: Table, profile: Profile, values: Mapping[str, str]) -> tuple[Host, ...]:
         if not profile.hosts and not table.values.get("hosts") and not profile.registers:
             table.wrong("hosts", f"is missing: {profile.name} knows none", 'write hosts = ["sip.example.com"]')
         hosts = []
@@ -793,7 +671,7 @@ class _Loader:
                 hosts.append(host)
         return tuple(hosts)
 
-    def _host(self, table: _Table, path: KeyPath, profile: Profile, text: str) -> Host | None:
+    def _host(self, table: Table, path: KeyPath, profile: Profile, text: str) -> Host | None:
         match = HOST.fullmatch(text)
         if not match:
             table.wrong(path, f"{shown(text)} is not a host", "check the keys that fill the profile's host")
@@ -814,7 +692,7 @@ class _Loader:
             return None
         return Host(match["host"].strip("[]"), int(match["port"] or 0), transport)
 
-    def _routes(self, root: _Table, carriers: Mapping[str, Peer], platforms: Mapping[str, Peer]) -> tuple[Route, ...]:
+    def _routes(self, root: Table, carriers: Mapping[str, Peer], platforms: Mapping[str, Peer]) -> tuple[Route, ...]:
         given = root.raw("routes")
         if given is None:
             self.warn((), "there are no routes: every call is refused", "write [[routes]] with from and to")
@@ -825,7 +703,7 @@ class _Loader:
         kinds = dict.fromkeys(carriers, "carrier") | dict.fromkeys(platforms, "platform")
         routes: list[Route] = []
         for index, values in enumerate(given):
-            table = _Table(self, values, ("routes", index))
+            table = Table(self, values, ("routes", index))
             route = self._route(table, index, kinds)
             if route.name in (other.name for other in routes):
                 table.wrong("name", f"{shown(route.name)} is there twice", "give each route its own name")
@@ -836,7 +714,7 @@ class _Loader:
                 self.warn((*table.path, "from"), problem, f"write sources in [{source.kind}s.{route.source}]")
         return tuple(routes)
 
-    def _route(self, table: _Table, index: int, kinds: Mapping[str, str]) -> Route:
+    def _route(self, table: Table, index: int, kinds: Mapping[str, str]) -> Route:
         name = table.text("name", f"route {index + 1}")
         source = table.text("from")
         number = table.text("number", "*")
@@ -861,7 +739,7 @@ class _Loader:
         table.finish()
         return Route(name, source, number, tuple(targets))
 
-    def _known_peer(self, table: _Table, path: KeyPath, name: str, kinds: Mapping[str, str]) -> bool:
+    def _known_peer(self, table: Table, path: KeyPath, name: str, kinds: Mapping[str, str]) -> bool:
         if name in kinds:
             return True
         if name not in self._broken:
@@ -870,19 +748,15 @@ class _Loader:
             table.wrong(path, f"there is no carrier or platform {shown(name)}", did_you_mean(name, known, otherwise))
         return False
 
-    def _table(self, root: _Table, name: str) -> _Table:
-        values = root.raw(name)
-        return _Table(self, {} if values is None else values, (name,))
-
     def _warn_of_open_secrets(self) -> None:
         """Point out secrets that are written in a configuration which everyone can read (T17)."""
         try:
-            readable = self._document.path.stat().st_mode & 0o004
+            readable = self.document.path.stat().st_mode & 0o004
         except OSError:
             return
-        for path, value in _leaves(self._document.values):
-            if readable and path[-1] in _SECRETS and isinstance(value, str) and "${" not in value and value:
-                remedy = f"chmod 600 {self._document.file}, or write ${{file:PATH}}"
+        for path, value in _leaves(self.document.values):
+            if readable and path[-1] in SECRETS and isinstance(value, str) and "${" not in value and value:
+                remedy = f"chmod 600 {self.document.file}, or write ${{file:PATH}}"
                 self.warn(path, "stands in a file that everyone can read", remedy)
 
 
