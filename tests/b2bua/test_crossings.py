@@ -6,7 +6,8 @@ import pytest
 
 from bridge.media.relay import LegName
 from bridge.sip.message import Request, Response
-from tests.harness.world import CARRIER, PLATFORM, Established, Party, World, sdp
+from tests.b2bua.test_takeover import Consultation
+from tests.harness.world import CARRIER, PLATFORM, Party, World, sdp
 
 REFRESHED = {"Supported": "timer", "Session-Expires": "90;refresher=uas", "Allow": "INVITE, ACK, BYE"}
 MEDIA = sdp((PLATFORM[0], 50000))
@@ -257,46 +258,29 @@ def test_no_response_to_a_refresh_is_a_bug_of_ours(method: str, status: int, hea
 # -- attended transfers that do not come about -------------------------------------------------------------------------
 
 
-class Consultation:
-    """A call of a carrier's and one of the platform's, which asks for the two to be joined; our re-INVITE is out."""
-
-    def __init__(self) -> None:
-        self.world = World(carrier={"transfer": "dial"})
-        world = self.world
-        self.first: Established = world.set_up()
-        self.asked = world.platform.invite("+14155550777", body=sdp((PLATFORM[0], 50010)))
-        world.run(0.1)
-        self.offered = world.carrier.requests("INVITE")[-1]
-        world.carrier.respond(self.offered, 200, body=sdp((CARRIER[0], 41000)), tag="target")
-        world.run(0.1)
-        self.accepted = world.platform.responses()[-1]
-        world.platform.ack(self.asked, self.accepted)
-        world.run(0.1)
-        obliging(world.platform)
-        world.carrier.inbox.clear()
-        replaces = f"{self.asked.call_id}%3Bto-tag%3D{self.accepted.to.tag}%3Bfrom-tag%3D{self.asked.from_.tag}"
-        uri = f"sip:+14155550777@{PLATFORM[0]}?Replaces={replaces}"
-        world.platform.within_received("REFER", self.first.offered, "far", 1, headers={"Refer-To": f"<{uri}>"})
-        world.run(0.1)
-        (self.move,) = world.carrier.requests("INVITE")
+def moving() -> tuple[Consultation, Request]:
+    """Come as far as our re-INVITE to the target of an attended transfer."""
+    scene = Consultation(carrier={"transfer": "dial"})
+    assert scene.refer() == [202]
+    return scene, scene.carrier.requests("INVITE")[-1]
 
 
 @pytest.mark.parametrize("order", ["hangup first", "answer refused"])
 def test_a_target_that_moved_for_nothing_is_brought_back(order: str) -> None:
     """R38: the caller hangs up while the target moves; the target and the platform go on hearing each other."""
-    scene = Consultation()
+    scene, move = moving()
     world = scene.world
     if order == "hangup first":
         world.carrier.within("BYE", scene.first.asked, scene.first.accepted, 2)
         world.run(0.1)
-        world.carrier.respond(scene.move, 200, body=sdp((CARRIER[0], 41000), version=2), tag="target")
+        world.carrier.respond(move, 200, body=sdp((CARRIER[0], 41000), version=2), tag="target")
     else:
-        world.carrier.respond(scene.move, 200, body=sdp((CARRIER[0], 41000), formats="18", version=2), tag="target")
+        world.carrier.respond(move, 200, body=sdp((CARRIER[0], 41000), formats="18", version=2), tag="target")
     world.run(0.1)
     back = world.carrier.requests("INVITE")[-1]
-    assert back.cseq.number > scene.move.cseq.number
-    assert _port(back.body) == _port(scene.offered.body) != _port(scene.move.body)
-    assert _version(back.body) > _version(scene.move.body)
+    assert back.cseq.number > move.cseq.number
+    assert _port(back.body) == _port(scene.offered.body) != _port(move.body)
+    assert _version(back.body) > _version(move.body)
     world.carrier.respond(back, 200, body=sdp((CARRIER[0], 41000), version=3), tag="target")
     world.run(0.1)
     second = world.core.calls()[-1]
@@ -308,42 +292,30 @@ def test_a_target_that_moved_for_nothing_is_brought_back(order: str) -> None:
 
 
 def test_a_target_that_never_moved_is_not_asked_to_come_back() -> None:
-    scene = Consultation()
+    scene, move = moving()
     world = scene.world
     world.carrier.within("BYE", scene.first.asked, scene.first.accepted, 2)
     world.run(0.1)
-    world.carrier.respond(scene.move, 488, tag="target")
+    world.carrier.respond(move, 488, tag="target")
     world.run(5.0)
-    assert {invite.cseq.number for invite in world.carrier.requests("INVITE")} == {scene.move.cseq.number}
+    assert {invite.cseq.number for invite in world.carrier.requests("INVITE")} == {move.cseq.number}
 
 
 def test_an_offer_waits_until_the_one_before_it_is_answered() -> None:
     """RFC 3261 §14.1: never two INVITEs at once, whatever wants them: here a refresh and the move of a transfer."""
-    world = World(carrier={"transfer": "dial", "session_timer": "offer", "session_expires": 90})
-    call = world.set_up()
-    asked = world.platform.invite("+14155550777", body=sdp((PLATFORM[0], 50010)))
-    world.run(0.1)
-    offered = world.carrier.requests("INVITE")[-1]
-    headers = {"Session-Expires": "90;refresher=uac", "Supported": "timer"}
-    world.carrier.respond(offered, 200, body=sdp((CARRIER[0], 41000)), tag="target", headers=headers)
-    world.run(0.1)
-    accepted = world.platform.responses()[-1]
-    world.platform.ack(asked, accepted)
-    obliging(world.platform)
+    scene = Consultation(carrier={"transfer": "dial", "session_timer": "offer", "session_expires": 90})
+    world = scene.world
     world.run(45.0)
     refresh = next(one for one in world.carrier.requests("INVITE")[::-1] if one.to.tag == "target")
     world.carrier.respond(refresh, 100)
-    replaces = f"{asked.call_id}%3Bto-tag%3D{accepted.to.tag}%3Bfrom-tag%3D{asked.from_.tag}"
-    uri = f"sip:+14155550777@{PLATFORM[0]}?Replaces={replaces}"
-    world.platform.within_received("REFER", call.offered, "far", 1, headers={"Refer-To": f"<{uri}>"})
-    world.run(0.2)
+    assert scene.refer() == [202]
     moves = [one for one in world.carrier.requests("INVITE") if one.to.tag == "target"]
     assert {one.cseq.number for one in moves} == {refresh.cseq.number}
-    world.carrier.respond(refresh, 200, body=sdp((CARRIER[0], 41000)), tag="target", headers=headers)
+    world.carrier.respond(refresh, 200, body=sdp((CARRIER[0], 41000)), tag="target")
     world.run(0.1)
     move = world.carrier.requests("INVITE")[-1]
     assert move.cseq.number == refresh.cseq.number + 1
-    world.carrier.respond(move, 200, body=sdp((CARRIER[0], 41000)), tag="target", headers=headers)
+    world.carrier.respond(move, 200, body=sdp((CARRIER[0], 41000)), tag="target")
     world.run(0.1)
     assert any(record["transfer"] and record["transfer"]["result"] == "succeeded" for record in world.core.calls())
 
