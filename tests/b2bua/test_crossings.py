@@ -194,6 +194,25 @@ def test_a_reinvite_waits_for_a_name_only_once() -> None:
     assert len(numbers) == 1
 
 
+def test_a_bug_after_a_look_up_stays_within_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    asked = world.carrier.invite(headers={"Record-Route": "<sip:sbc.example.com;lr>"})
+    world.run(0.1)
+    offered = world.platform.requests("INVITE")[0]
+    world.platform.respond(offered, 200, body=MEDIA)
+    world.run(0.1)
+    world.carrier.ack(asked, world.carrier.responses()[-1])
+    world.platform.within_received("BYE", offered, "far", 1)
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    world.run(0.01)
+    monkeypatch.setattr(world.core._endpoint, "send_request", broken)
+    world.run(0.1)
+    assert len(world.bugs()) == 1
+
+
 @pytest.mark.parametrize("status", [491, 422])
 def test_a_peer_that_never_agrees_is_not_asked_for_ever(status: int) -> None:
     """R10, RFC 4028 §7.3: 491 and ever longer intervals come to an end; the refresh is tried again at leisure."""
