@@ -171,8 +171,11 @@ class Core:
 
     # -- inputs ----------------------------------------------------------------------------------------------------
 
-    def receive(self, data: bytes, flow: Flow, now: float) -> None:
-        """Take one SIP message. A stranger's is dropped unread, in silence (T05)."""
+    def receive(self, data: bytes, flow: Flow, now: float, waited: float | None = None) -> None:
+        """Take one SIP message that has waited for so many seconds, None: as long as others (`arrears`).
+
+        A stranger's is dropped unread, in silence (T05).
+        """
         self._now = now
         owners = self._sources.owners(flow.remote[0])
         if refusal := self._admission.refusal(data, flow.remote[0], owners, now):
@@ -182,8 +185,9 @@ class Core:
         flood = self._admission.pressure(data, flow.remote[0], now)
         if flood and self._shed(data, flow, leg, flood, "flood", now):
             return
-        behind = pressure_of(self.arrears)
-        if behind and self._shed(data, flow, leg, behind, "overload", now, refused_share(self.arrears)):
+        arrears = self.arrears if waited is None else waited
+        behind = pressure_of(arrears)
+        if behind and self._shed(data, flow, leg, behind, "overload", now, refused_share(arrears)):
             return
         message = self._endpoint.receive(data, flow, now)
         position = len(self._actions)

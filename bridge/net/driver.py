@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from twisted.logger import Logger
@@ -83,9 +84,9 @@ class Driver:
         """Let the core begin what waits for nobody: registrations, say."""
         self._arm(self._clock.seconds())
 
-    def receive(self, data: bytes, flow: Flow) -> None:
-        """Take one datagram or framed message."""
-        self._input(self._core.receive, data, flow)
+    def receive(self, data: bytes, flow: Flow, waited: float | None = None) -> None:
+        """Take one datagram or framed message; ``waited``: for how many seconds, where that is known."""
+        self._input(partial(self._core.receive, waited=waited) if waited else self._core.receive, data, flow)
 
     def transport_failed(self, flow: Flow) -> None:
         """Learn that what was sent on the flow can't arrive."""

@@ -13,20 +13,26 @@ import os
 import socket
 import struct
 import time
+from collections import deque
 from collections.abc import Callable
 
-from twisted.internet.interfaces import IReactorFDSet, IReactorTime, IReadDescriptor
+from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime, IReadDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from bridge.net.addresses import family_of, host_port
 from bridge.sip.events import Address, Flow
+from bridge.sip.overload import is_new
 
 BUFFER = 4 * 1024 * 1024
 """Bytes asked for each way: the kernel's default holds 92 messages, and a 0.3 s stall loses calls (F19)."""
 BATCH = 64
 """Datagrams taken at one wake-up, so that a flood can't starve timers and the relay's events."""
+BEGUN = 8
+"""New requests taken from the line at once when nothing else waits."""
+LINE = 4096
+"""How many stand in line; of more the oldest are lost, as they would be in the kernel's buffer."""
 LARGEST = 65535
 LOG_EVERY = 5.0
 """Seconds between two log lines about the same kind of send error."""
@@ -48,7 +54,11 @@ _OURS = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EMSGSIZE)
 
 @implementer(IReadDescriptor)
 class UdpListener:
-    """Receive and send SIP datagrams on one bound address."""
+    """Receive and send SIP datagrams on one bound address.
+
+    What begins something, an INVITE above all, stands in line until what goes on is served: so under any load the calls
+    that were taken go through without a wait, and what can't be served is seen by how long it has waited (T10).
+    """
 
     log = Logger()
 
@@ -70,11 +80,12 @@ class UdpListener:
         # One buffer for every datagram: recvfrom would take 64 KiB anew for each.
         self._buffer = memoryview(bytearray(LARGEST))
         self.bound: Address = self._socket.getsockname()[:2]
-        self.waited = 0.0  # seconds, of the datagram read last if more are behind it
+        self._line: deque[tuple[bytes, Flow, float]] = deque(maxlen=LINE)  # with the moment of arrival
+        self._turn: IDelayedCall | None = None  # of the line, when nothing comes
         self._age()  # asked once, the kernel stamps what arrives from then on
         self._enlarge_buffers()
         self._reactor: IReactorFDSet | None = None
-        self._receive: Callable[[bytes, Flow], None] | None = None
+        self._receive: Callable[[bytes, Flow, float], None] | None = None
         self._failed: Callable[[Flow], None] | None = None
         self._clock: IReactorTime | None = None
         self._logged_at: dict[int, float] = {}
@@ -84,10 +95,10 @@ class UdpListener:
         self,
         reactor: IReactorFDSet,
         clock: IReactorTime,
-        receive: Callable[[bytes, Flow], None],
+        receive: Callable[[bytes, Flow, float], None],
         failed: Callable[[Flow], None],
     ) -> None:
-        """Hand on what arrives, and report peers that the network says can't be reached."""
+        """Hand on what arrives with the seconds that it waited, and report peers that can't be reached."""
         self._reactor = reactor
         self._clock = clock
         self._receive = receive
@@ -99,6 +110,8 @@ class UdpListener:
         if self._reactor is not None:
             self._reactor.removeReader(self)
             self._reactor = None
+        if self._turn is not None and self._turn.active():
+            self._turn.cancel()
         self._socket.close()
 
     def send(self, data: bytes, flow: Flow) -> None:
@@ -129,20 +142,50 @@ class UdpListener:
     def doRead(self) -> None:
         receive = self._receive
         assert receive is not None
+        begun = 1  # while more is there
         for _ in range(BATCH):
             try:
                 length, remote = self._socket.recvfrom_into(self._buffer)
             except BlockingIOError:
-                self.waited = 0.0
-                return
+                begun = BEGUN
+                break
             except OSError:
                 if not self._report_errors():
-                    return
+                    break
                 continue
-            receive(bytes(self._buffer[:length]), Flow("udp", self.bound, (remote[0], remote[1])))
+            data, flow = bytes(self._buffer[:length]), Flow("udp", self.bound, (remote[0], remote[1]))
+            # RFC 3261 §9.2: a CANCEL comes after its INVITE
+            if is_new(data) or (self._line and data.startswith(b"CANCEL ")):
+                self._line.append((data, flow, self._seconds() - self._age()))
+            else:
+                receive(data, flow, 0.0)
             if self._reactor is None:
                 return
-        self.waited = self._age()
+        self._begin(begun)
+
+    @property
+    def waited(self) -> float:
+        """For how many seconds the first in line has waited, 0 without one."""
+        return self._seconds() - self._line[0][2] if self._line else 0.0
+
+    def _begin(self, most: int) -> None:
+        """Take from the line, and come back for the rest of it when the reactor has looked around."""
+        assert self._receive is not None
+        line = self._line
+        while line and most and self._reactor is not None:
+            data, flow, arrived_at = line.popleft()
+            self._receive(data, flow, self._seconds() - arrived_at)
+            most -= 1
+        if line and self._turn is None and self._clock is not None:
+            self._turn = self._clock.callLater(0, self._next_turn)
+
+    def _next_turn(self) -> None:
+        self._turn = None
+        if self._reactor is not None:
+            self.doRead()
+
+    def _seconds(self) -> float:
+        return 0.0 if self._clock is None else self._clock.seconds()
 
     def _age(self) -> float:
         """Return how many seconds ago the datagram read last had arrived (socket(7): SIOCGSTAMP)."""

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import socket
-import time
 from collections import deque
 
 import pytest
 from twisted.internet.task import Clock
 
 from bridge.net.load import CALM_FOR, LOOK_EVERY, Load
-from bridge.net.udp import BATCH, UdpListener
 from bridge.sip.events import Flow
 from bridge.sip.overload import FULL, TOLERATED, Refusal, refused_share
-from tests.net.test_udp import FakeReadiness
 from tests.net.watching import logged_warnings
 
 BEHIND = 2 * TOLERATED
@@ -111,27 +107,3 @@ def test_nothing_is_refused_in_time_and_everything_before_peers_repeat_it() -> N
     assert refused_share((TOLERATED + FULL) / 2) == pytest.approx(0.5)
     assert refused_share(FULL) == refused_share(10 * FULL) == 1.0
     assert FULL < T1
-
-
-@pytest.mark.sockets
-def test_the_kernel_says_how_long_a_datagram_has_waited() -> None:
-    received: list[bytes] = []
-    readiness, listener = FakeReadiness(), UdpListener("127.1.0.3", 0)
-
-    def take(data: bytes, flow: Flow) -> None:
-        received.append(data)
-
-    listener.start(readiness, Clock(), take, lambda flow: None)
-    assert listener.waited == 0.0
-    sent_at = time.time()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
-        for _ in range(BATCH + 1):
-            peer.sendto(b"x" * 1000, listener.bound)
-    time.sleep(0.05)
-    readiness.turn()
-    assert len(received) == BATCH
-    assert 0.04 < listener.waited <= time.time() - sent_at
-    readiness.turn()
-    assert len(received) == BATCH + 1
-    assert listener.waited == 0.0, "nothing is behind it"
-    listener.stop()

@@ -6,6 +6,7 @@ import errno
 import os
 import select
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from bridge.net import udp as udp_module
-from bridge.net.udp import BATCH, BUFFER, UdpListener
+from bridge.net.udp import BATCH, BEGUN, BUFFER, LINE, UdpListener
 from bridge.net.wakeup import Wakeup
 from bridge.sip.events import Flow
 from tests.net.watching import logged_warnings
@@ -81,7 +82,7 @@ class Ends:
         self.failed: list[Flow] = []
         self.listener = UdpListener(host, 0)
         self.listener.start(
-            self.readiness, self.clock, lambda data, flow: self.received.append((data, flow)), self.failed.append
+            self.readiness, self.clock, lambda data, flow, _: self.received.append((data, flow)), self.failed.append
         )
 
     def flow(self, peer: tuple[str, int]) -> Flow:
@@ -226,3 +227,52 @@ def test_a_signal_on_the_eventfd_wakes_once_however_often_it_was_given() -> None
     assert woken == [True, True]
     wakeup.stop()
     assert readiness.readers == []
+
+
+def sip(method: str, number: int, to: str = "") -> bytes:
+    lines = (f"{method} sip:b SIP/2.0", f"Call-ID: {number}", f"To: <sip:b>{to}", "Content-Length: 0")
+    return "\r\n".join((*lines, "", "")).encode()
+
+
+def test_t10_what_begins_something_stands_in_line_until_what_goes_on_is_served() -> None:
+    """T10: the calls that were taken go through; a CANCEL stays behind its INVITE; how long each waited is told."""
+    served: list[tuple[bytes, float]] = []
+    readiness, clock = FakeReadiness(), Clock()
+    clock.advance(100.0)
+    listener = UdpListener("127.1.0.3", 0)
+    listener.start(readiness, clock, lambda data, flow, waited: served.append((data, waited)), lambda flow: None)
+    begin = [sip("INVITE", number) for number in range(2 * BEGUN)]
+    go_on = [sip("INVITE", 1, ";tag=x"), sip("BYE", 2, ";tag=x"), b"SIP/2.0 200 OK\r\n\r\n"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        for data in (*begin, sip("CANCEL", 0), *go_on):
+            peer.sendto(data, listener.bound)
+        time.sleep(0.02)
+        readiness.turn()
+        assert [data for data, _ in served] == [*go_on, *begin[:BEGUN]]
+        assert [waited for _, waited in served[:3]] == [0.0] * 3
+        assert all(0.01 < waited < 10.0 for _, waited in served[3:])
+        assert listener.waited > 0.01
+        served.clear()
+        clock.rightNow += 5.0
+        peer.sendto(go_on[1], listener.bound)
+        clock.advance(0)
+    assert [data for data, _ in served] == [go_on[1], *begin[BEGUN:], sip("CANCEL", 0)]
+    assert all(waited > 5.0 for _, waited in served[1:])
+    assert listener.waited == 0.0
+    assert not clock.getDelayedCalls()
+    listener.stop()
+
+
+def test_t10_the_line_is_bounded_and_ends_with_the_listener() -> None:
+    served: list[bytes] = []
+    readiness, clock = FakeReadiness(), Clock()
+    listener = UdpListener("127.1.0.3", 0)
+    listener.start(readiness, clock, lambda data, flow, waited: served.append(data), lambda flow: None)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        for number in range(2 * BATCH):
+            peer.sendto(sip("OPTIONS", number), listener.bound)
+    readiness.turn()
+    assert served == [sip("OPTIONS", 0)], "more is there to be read"
+    assert listener._line.maxlen == LINE
+    listener.stop()
+    assert not clock.getDelayedCalls()
