@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from conformance.peer import Leg, Peer, Unmet
+from conformance.peer import CALLER, Leg, Peer, Unmet
 from conformance.stage import Address, Bridge, Stage, free_port
 
 NUMBER = "+14155550100"
@@ -196,11 +196,13 @@ class Ground:
         """Open a peer at an address that no carrier or platform owns."""
         return self.peer(99, 0, "the stranger")
 
-    def connect(self, carrier: Peer, platform: Peer, number: str = NUMBER) -> tuple[Leg, Leg]:
+    def connect(
+        self, carrier: Peer, platform: Peer, number: str = NUMBER, caller_number: str = CALLER
+    ) -> tuple[Leg, Leg]:
         """Set up one call from carrier to platform; return both legs as the peers see them."""
-        caller = carrier.invite(self.address, number)
+        caller = carrier.invite(self.address, number, caller_number)
         caller.invite()
-        callee = platform.take(platform.expect("INVITE", 3.0))
+        callee = platform.take(platform.expect("INVITE", 3.0, caller=caller_number))
         callee.respond(180, "Ringing")
         carrier.expect("180 INVITE", call_id=caller.call_id)
         callee.answer()

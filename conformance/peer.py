@@ -27,6 +27,9 @@ def require(fact: bool, sentence: str) -> None:
         raise Unmet(sentence)
 
 
+CALLER = "+12025550147"
+
+
 class Peer:
     """One party: a SIP socket, and an RTP port pair that takes what is sent to it."""
 
@@ -64,15 +67,16 @@ class Peer:
         self.socket.sendto(data, to)
         return time.monotonic()
 
-    def expect(self, what: str, within: float = 2.0, call_id: str = "") -> Message:
+    def expect(self, what: str, within: float = 2.0, call_id: str = "", caller: str = "") -> Message:
         """Return the first message that matches ``what``; others stay. Raises Unmet after ``within`` seconds.
 
-        ``what`` is a method (``BYE``), or a status pattern with the method answered (``200 INVITE``, ``4xx INVITE``).
+        ``what`` is a method (``BYE``), or a status pattern with the method answered (``200 INVITE``, ``4xx INVITE``);
+        ``caller`` stands in its From.
         """
         deadline = time.monotonic() + within
         while True:
             for index, message in enumerate(self.inbox):
-                if matches(message, what) and (not call_id or message.get("call-id") == call_id):
+                if matches(message, what) and call_id in ("", message.get("call-id")) and caller in message.get("from"):
                     return self.inbox.pop(index)
             left = deadline - time.monotonic()
             if left <= 0:
@@ -116,7 +120,7 @@ class Peer:
 
     # Dialogs.
 
-    def invite(self, bridge: Address, number: str, caller: str = "+12025550147", **more: str) -> Leg:
+    def invite(self, bridge: Address, number: str, caller: str = CALLER, **more: str) -> Leg:
         """Prepare a call to ``number``; nothing is sent yet. ``more`` replaces headers (``max_forwards="0"``)."""
         host = self.address[0]
         uri = f"sip:{number}@{bridge[0]}:{bridge[1]}"
