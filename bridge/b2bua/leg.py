@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from bridge.b2bua.capabilities import ALLOW, capabilities, description_of, refusal, requires, supports
 from bridge.b2bua.control import Answer, Cause, ControlEvent, Hangup, Info, Progress, Reject, Ringing
 from bridge.b2bua.credentials import Credentials, renumbered
+from bridge.b2bua.forks import Forks, is_reliable
 from bridge.b2bua.identity import delivered, passing, reasons_of
 from bridge.b2bua.next_hop import Finder, NextHop
 from bridge.b2bua.offers import LegTimer, Offers
@@ -27,14 +28,11 @@ from bridge.sdp import session as sdp
 from bridge.sip.dialog import Dialog
 from bridge.sip.endpoint import Endpoint
 from bridge.sip.events import Flow, RequestReceived
-from bridge.sip.extensions import RAck, parse_rseq
 from bridge.sip.headers import CSeq, split_list
 from bridge.sip.message import Header, Headers, Request, Response, response_to
 from bridge.sip.tokens import Tokens
 from bridge.sip.transaction import ClientTransaction, ServerTransaction
 
-MOST_FORKS = 16
-"""Early dialogs that one INVITE may have: a peer that answers with ever new tags fills no memory (T10)."""
 _GONE = frozenset((404, 408, 410, 416, 481, 482, 484, 485, 502, 604))
 """Responses after which there is no dialog any more (RFC 5057 §5.1)."""
 
@@ -63,15 +61,6 @@ class Switchboard:
     find: Callable[[str, str, str | None], Leg | None]  # Call-ID, our tag, the peer's tag → the leg with that dialog
     owns: Callable[[Peer, str], bool]  # whether an address is the peer's
     finder: Finder
-
-
-@dataclass(slots=True)
-class _Early:
-    """One fork of an INVITE of ours: its dialog, what it last described, and the last RSeq we acknowledged."""
-
-    dialog: Dialog
-    description: sdp.Description | None = None
-    rseq: int | None = None
 
 
 class Leg:
@@ -106,7 +95,7 @@ class Leg:
         self._switchboard = switchboard
         self._endpoint = switchboard.endpoint
         self._next_hop = NextHop(flow, switchboard.finder, _own_name(peer))
-        self._early: dict[str, _Early] = {}  # by the forks' To tags, until one of them is the dialog
+        self._forks = Forks()
         self._invite: ClientTransaction | None = None
         self._invited: ServerTransaction | None = None
         self._session_headers: tuple[Header, ...] = ()  # for our 2xx to the peer's INVITE
@@ -432,9 +421,14 @@ class Leg:
                 self.tell(Reject(cause, passing(response.headers, self.peer), contacts), now)
 
     def _provisional(self, response: Response, now: float) -> None:
-        early = self._fork(response)
-        if early is not None and not self._acknowledge_early(response, early, now):
-            return  # a repeat of a reliable response, or one out of order
+        assert self._invite is not None
+        fork = self._forks.of(self._invite.request, response)
+        if fork is not None:
+            self.note_allowed(response)
+            if not fork.is_due(response):
+                return
+            if is_reliable(response):
+                self._send(fork.dialog, fork.prack(response), now)
         try:
             description = description_of(response)
         except PeerError:  # early media we can't read is no reason to lose the call
@@ -443,44 +437,9 @@ class Leg:
             self.tell(Ringing(response.status), now)
         else:
             self.remote_description = description
-            if early is not None:
-                early.description = description
+            if fork is not None:
+                fork.description = description
             self.tell(Progress(response.status, description), now)
-
-    def _fork(self, response: Response) -> _Early | None:
-        """Return the early dialog that a provisional response belongs to (RFC 3261 §12.1.2), None without a tag."""
-        assert self._invite is not None
-        tag = response.to.tag
-        if tag is None:
-            return None
-        early = self._early.get(tag)
-        if early is None:
-            if len(self._early) >= MOST_FORKS:
-                return None
-            try:
-                early = self._early[tag] = _Early(Dialog.uac(self._invite.request, response))
-            except PeerError:  # a Contact or Record-Route that can't be read: the 2xx may do better
-                return None
-        self.note_allowed(response)
-        return early
-
-    def _acknowledge_early(self, response: Response, early: _Early, now: float) -> bool:
-        """Acknowledge a reliable provisional response; tell whether it is new and in order (RFC 3262 §4, R30)."""
-        assert self._invite is not None
-        text = response.headers.get("RSeq")
-        if text is None or not requires(response, "100rel"):
-            return True
-        try:
-            rseq = parse_rseq(text)
-        except PeerError:
-            return False  # it can't be acknowledged; a sound one may follow
-        if early.rseq is not None and rseq != early.rseq + 1:
-            return False
-        early.rseq = rseq
-        prack = early.dialog.request("PRACK")
-        prack.headers.add("RAck", str(RAck(rseq, response.cseq.number, "INVITE")))
-        self._send(early.dialog, prack, now)
-        return True
 
     def _accepted(self, response: Response, now: float) -> None:
         """Acknowledge every 2xx, repeats too (R06); a second dialog of a forking peer is acknowledged and ended."""
@@ -491,12 +450,12 @@ class Leg:
             self._ack(known, request.cseq.number, now)
             return
         wanted = self.state is LegState.CALLING
-        early = self._early.get(response.to.tag or "")
+        fork = self._forks.tagged(response.to.tag)
         try:
-            if early is None:
+            if fork is None:
                 dialog = Dialog.uac(request, response)
             else:
-                dialog = early.dialog
+                dialog = fork.dialog
                 dialog.confirm(response)
         except PeerError:  # a Record-Route that can't be read: there is no way to acknowledge this
             if known is None and self.state is not LegState.ENDED:
@@ -509,7 +468,7 @@ class Leg:
             self._send(dialog, dialog.request("BYE"), now, owned=False)
             return
         self.dialog = dialog
-        self._early.clear()
+        self._forks.clear()
         self.state = LegState.CONFIRMED
         if not wanted:  # R08: the CANCEL crossed the 200
             self._bye(Cause(487, "Request Terminated"), (), now)
@@ -523,8 +482,8 @@ class Leg:
             self._bye(Cause(error.status, error.reason), (), now)
             self.tell(Reject(Cause(488, "Not Acceptable Here")), now)
             return
-        if description is None and early is not None:
-            description = early.description
+        if description is None and fork is not None:
+            description = fork.description
         self.remote_description = description or self.remote_description
         self.tell(Answer(description, passing(response.headers, self.peer)), now)
 
@@ -553,7 +512,7 @@ class Leg:
             again = None
         if again is None:
             return False
-        self._early.clear()
+        self._forks.clear()
         self._invite = self._endpoint.send_request(again, self.flow, now, owner=self)
         return True
 
@@ -667,14 +626,14 @@ class Leg:
         """Return our dialog with that tag of the peer's: other forks have their own (RFC 3261 §12)."""
         if self.dialog is not None:
             return self.dialog if self.dialog.remote_tag in (None, remote_tag) else None
-        early = self._early.get(remote_tag or "")
-        return None if early is None else early.dialog
+        fork = self._forks.tagged(remote_tag)
+        return None if fork is None else fork.dialog
 
     def _peer_left(self, event: RequestReceived, now: float) -> None:
         request = event.request
         self._endpoint.respond(event.transaction, response_to(request, 200), now)
         if self.dialog is None:  # the BYE of an early fork: its INVITE gets a response of its own (§15)
-            self._early.pop(request.from_.tag or "", None)
+            self._forks.drop(request.from_.tag)
             return
         state = self.state
         if self.is_invited:  # RFC 3261 §15.1.2: pending requests get 487
