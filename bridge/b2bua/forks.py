@@ -1,4 +1,4 @@
-"""The early dialogs of one INVITE of ours: a peer that forks answers from several places (RFC 3261 §12.1.2, §13.2.2)."""
+"""The early dialogs of one INVITE of ours: a peer that forks answers from several places (RFC 3261 §12.1.2, §13.2)."""
 
 from __future__ import annotations
 
