@@ -61,8 +61,8 @@ class LegMedia:
     starts at once (first frame right away) if nothing has ever been sent to the peer. ``fill_payload_type`` names the
     G.711 format of those frames and must be in ``payloads``. ``silent_after``: seconds without RTP and RTCP from the
     peer after which `MediaSilent` is reported, once for each silence and counted from this update; None: never.
-    ``tone``: ``ringback-us`` (440 and 480 Hz, 2 s on, 4 s off) or ``ringback-eu`` (425 Hz, 1 s on, 4 s off) goes to this
-    peer, in the format of ``fill_payload_type``, in place of what comes from the other leg; it needs no fill.
+    ``tone``: ``ringback-us`` (440 and 480 Hz, 2 s on, 4 s off) or ``ringback-eu`` (425 Hz, 1 s on, 4 s off) goes to
+    this peer, in the format of ``fill_payload_type``, in place of what comes from the other leg; it needs no fill.
     """
 
     remote_rtp: Address | None
