@@ -235,7 +235,8 @@ class Arena:
         require(len(found) == wanted, f"{len(found)} records were written of {wanted}")
         for record in found:
             for key, allowed in scenario.record.items():
-                require(record[key] in allowed, f"the record says {key} = {record[key]!r}, not {_either(allowed)}")
+                said = f"{key} = {record[key]!r} ({record['reason']}, {record['status']}), not {_either(allowed)}"
+                require(record[key] in allowed, f"the record says {said}")
 
 
 class Arenas:
