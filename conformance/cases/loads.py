@@ -15,9 +15,6 @@ from conformance.stage import Bridge
 RATES = (50, 100, 150, 200, 300, 400, 500, 600, 800)
 IDLE_AFTER = 40.0  # 64*T1 and the rest of the ports: whatever is held longer has no deadline
 
-IDLE = 45.0
-"""Seconds: a transaction whose other side fell silent under load lives 32 s, so that idle is 40 s later."""
-
 
 @dataclass(frozen=True, slots=True)
 class Held:
@@ -110,7 +107,7 @@ def beyond_capacity(ground: Ground) -> str:
         load = _calls(ground, program, 2 * rate, 30 * rate)
         took = time.monotonic() - begun
         refused = ground.bridge.metric("sip_rejected_total", reason="overload")
-        ground.idle(IDLE)
+        ground.idle(IDLE_AFTER)
     finally:
         answerer.process.stop(1.0)
         ground.bridge_gone()
@@ -129,7 +126,7 @@ def _warm_bridge(ground: Ground, program: str) -> Held:
     bridge = ground.another_bridge(ports="10000-49999")
     time.sleep(0.5)
     require(_calls(ground, program, 25, 25).clean, "25 calls/s are not clean")
-    ground.idle(IDLE)
+    ground.idle(IDLE_AFTER)
     return Held.by(bridge)
 
 
